@@ -1,0 +1,1 @@
+"""The optimistic rollup: steps, batches, derivation, sequencer, verifier, faults, the service."""
