@@ -1,0 +1,30 @@
+"""SHA-256 with domain separation: the only hash function of the project.
+
+Responsible for the domains in which bytes are hashed, so that no hashed object can pass for another.
+Must not know what the hashed bytes mean.
+
+Two kinds of domain live side by side and cannot meet: Merkle hashes start with one byte below 0x20
+(RFC 6962 separates leaves from nodes the same way), tagged hashes start with the ASCII text
+``layerlab/v1/``.
+"""
+
+from hashlib import sha256
+
+HASH_SIZE = 32
+
+# First bytes of the Merkle domains. docs/PROTOCOL.md lists them.
+STATE_LEAF = b"\x00"
+STATE_NODE = b"\x01"
+STATE_KEY = b"\x02"
+STATE_VALUE = b"\x03"
+LIST_LEAF = b"\x10"
+LIST_NODE = b"\x11"
+LIST_ROOT = b"\x12"
+
+
+def tagged_hash(tag: str, data: bytes) -> bytes:
+    """SHA-256 of ``b"layerlab/v1/" + tag + b"\\0" + data``: 32 bytes.
+
+    ``tag`` is ASCII without NUL, so the prefix of one tag is never the prefix of another.
+    """
+    return sha256(b"layerlab/v1/" + tag.encode("ascii") + b"\0" + data).digest()
