@@ -1,0 +1,128 @@
+"""Journaled state: key -> value bytes over a Merkle tree, with checkpoint and revert.
+
+Responsible for reads, writes, undo and the state root; the one interface that execution sees, whether the
+tree below is whole or a witness. Must not know what the values mean, apart from accounts and their keys.
+"""
+
+from chainkit.codec import Address, Amount, Record, U53, decode, encode
+from chainkit.hashing import tagged_hash
+from chainkit.merkle import Tree
+
+MAX_VALUE_BYTES = 4096
+
+
+class Account(Record):
+    """A balance in gwei and the nonce of the next transaction."""
+
+    balance: Amount = 0
+    nonce: U53 = 0
+
+
+EMPTY_ACCOUNT = Account()
+
+
+def account_key(address: Address) -> bytes:
+    """State key of an account."""
+    return b"a" + address
+
+
+def storage_key(contract: str, key: bytes) -> bytes:
+    """State key of one contract's storage entry; the length byte keeps contracts apart."""
+    name = contract.encode("ascii")
+    return b"c" + bytes([len(name)]) + name + key
+
+
+def system_key(name: str) -> bytes:
+    """State key of a record that belongs to the chain itself (block environment, supply, validators)."""
+    return b"s" + name.encode("ascii")
+
+
+def contract_address(name: str) -> Address:
+    """The account that holds a contract's balance. A hash, so nobody has its private key."""
+    return tagged_hash("contract", name.encode("ascii"))
+
+
+class State:
+    """A mutable view over an immutable `Tree`. Missing and empty are the same: ``b""``.
+
+    Raises `chainkit.merkle.MissingWitness` where the tree is partial and lacks what is asked.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._values: dict[bytes, bytes] = {}  # every key read or written since the tree
+        self._dirty: dict[bytes, None] = {}
+        self._journal: list[tuple[bytes, bytes]] = []
+
+    def get(self, key: bytes) -> bytes:
+        value = self._values.get(key)
+        if value is None:
+            value = self._tree.get(key)
+            self._values[key] = value
+        return value
+
+    def set(self, key: bytes, value: bytes) -> None:
+        old = self.get(key)
+        if old != value:
+            self._journal.append((key, old))
+            self._values[key] = value
+            self._dirty[key] = None
+
+    def checkpoint(self) -> int:
+        """A mark to `revert` to."""
+        return len(self._journal)
+
+    def revert(self, mark: int) -> None:
+        """Undo every write since the mark."""
+        while len(self._journal) > mark:
+            key, old = self._journal.pop()
+            self._values[key] = old
+
+    def changed_since(self, mark: int) -> dict[bytes, bytes]:
+        """Each key written since the mark, with the value that it had at the mark."""
+        first: dict[bytes, bytes] = {}
+        for key, old in self._journal[mark:]:
+            first.setdefault(key, old)
+        return first
+
+    def touched(self) -> list[bytes]:
+        """Every key read or written since this view was made: what a witness must cover."""
+        return sorted(self._values)
+
+    def commit(self) -> Tree:
+        """Fold all writes into the tree in one batch; the marks taken before become void."""
+        if self._dirty:
+            self._tree = self._tree.update({key: self._values[key] for key in self._dirty})
+            self._dirty.clear()
+        self._journal.clear()
+        return self._tree
+
+    def changes(self) -> dict[bytes, bytes]:
+        """What the next `commit` would write (before it is called)."""
+        return {key: self._values[key] for key in self._dirty}
+
+    def root(self) -> bytes:
+        """The Merkle root after all writes so far (commits them)."""
+        return self.commit().root
+
+    # --- accounts ---
+
+    def account(self, address: Address) -> Account:
+        value = self.get(account_key(address))
+        return decode(Account, value) if value else EMPTY_ACCOUNT
+
+    def has_account(self, address: Address) -> bool:
+        return bool(self.get(account_key(address)))
+
+    def set_account(self, address: Address, account: Account) -> None:
+        self.set(account_key(address), encode(account))
+
+
+class WitnessState(State):
+    """The same state over a partial tree: it knows what the proof covers and fails loudly beyond it.
+
+    Raises `chainkit.merkle.ProofError` unless the proof is well formed and hashes to ``root``.
+    """
+
+    def __init__(self, proof: bytes, root: bytes) -> None:
+        super().__init__(Tree.from_proof(proof, root))

@@ -1,0 +1,157 @@
+"""Transactions: their bytes, their identity, their signature.
+
+Responsible for what a user signs. Must not know how it is executed or paid for.
+
+A transaction on the wire is the array ``[chain_id, sender, nonce, gas_limit, max_fee_per_gas, tip_per_gas,
+action, signature]``. Its id is the tagged hash of the same array without the signature, so that no second
+signature gives it a second id (THREATS.md 1.5); the signature signs the id.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from chainkit.codec import (
+    Address,
+    Amount,
+    Bytes32,
+    CodecError,
+    Name,
+    Record,
+    Signature,
+    U53,
+    decode,
+    encode,
+    from_json,
+    to_json,
+)
+from chainkit.hashing import tagged_hash
+from chainkit.keys import KeyPair, verify, verify_many
+
+MAX_TRANSACTION_BYTES = 512 * 1024
+"""Larger ones are refused before they are decoded; a chain's genesis may set less."""
+
+
+class Transfer(Record, tag=0):
+    """Move ``amount`` gwei to ``to``."""
+
+    to: Address
+    amount: Amount
+
+
+class Call(Record, tag=1):
+    """Call a native contract; ``args`` are the canonical bytes of the method's argument record."""
+
+    contract: Name
+    method: Name
+    args: bytes
+    value: Amount
+
+
+class Body(Record):
+    """What is signed. Fees are in gwei per unit of gas, as in EIP-1559."""
+
+    chain_id: U53
+    sender: Address
+    nonce: U53
+    gas_limit: U53
+    max_fee_per_gas: U53
+    tip_per_gas: U53
+    action: Transfer | Call
+
+
+class _Wire(Record):
+    chain_id: U53
+    sender: Address
+    nonce: U53
+    gas_limit: U53
+    max_fee_per_gas: U53
+    tip_per_gas: U53
+    action: Transfer | Call
+    signature: Signature
+
+
+_SIGNATURE_SUFFIX = 2 + 64  # MessagePack bin8 header and the signature
+
+
+def transaction_id(body_bytes: bytes) -> Bytes32:
+    """The identity of a transaction: a tagged hash of the encoded `Body`."""
+    return tagged_hash("transaction", body_bytes)
+
+
+class SignedTransaction:
+    """A decoded transaction with its wire bytes and id, each made once. Equality is by wire bytes."""
+
+    __slots__ = ("_valid", "body", "id", "signature", "wire")
+
+    def __init__(self, body: Body, signature: bytes, wire: bytes, tx_id: Bytes32) -> None:
+        self.body = body
+        self.signature = signature
+        self.wire = wire
+        self.id = tx_id
+        self._valid: bool | None = None
+
+    @classmethod
+    def decode(cls, wire: bytes, *, limit: int = MAX_TRANSACTION_BYTES) -> "SignedTransaction":
+        """Read wire bytes. Raises `CodecError`. The signature is not checked here."""
+        w = decode(_Wire, wire, limit=limit)
+        body = Body(
+            w.chain_id, w.sender, w.nonce, w.gas_limit, w.max_fee_per_gas, w.tip_per_gas, w.action
+        )
+        # The body's array is the wire's array one element shorter: no second encoding is needed.
+        return cls(body, w.signature, wire, transaction_id(b"\x97" + wire[1:-_SIGNATURE_SUFFIX]))
+
+    @classmethod
+    def sign(cls, body: Body, key: KeyPair) -> "SignedTransaction":
+        """Sign a body. Raises `CodecError` if it is out of range or the key is not the sender's."""
+        if key.address != body.sender:
+            raise CodecError("the sender is not the key that signs")
+        encoded = encode(body)
+        decode(Body, encoded)
+        tx_id = transaction_id(encoded)
+        signature = key.sign(tx_id)
+        wire = b"\x98" + encoded[1:] + encode(signature)
+        return cls(body, signature, wire, tx_id)
+
+    @classmethod
+    def from_json(cls, value: Any) -> "SignedTransaction":
+        """Read the JSON face (see docs/PROTOCOL.md). Raises `CodecError`."""
+        return cls.decode(encode(from_json(_Wire, value)))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "hash": to_json(self.id),
+            **to_json(self.body),
+            "signature": to_json(self.signature),
+        }
+
+    def signature_valid(self) -> bool:
+        """Whether the sender signed it; checked once."""
+        if self._valid is None:
+            self._valid = verify(self.body.sender, self.id, self.signature)
+        return self._valid
+
+    @property
+    def value(self) -> int:
+        """What the action moves out of the sender's balance besides fees, in gwei."""
+        action = self.body.action
+        return action.amount if isinstance(action, Transfer) else action.value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SignedTransaction) and other.wire == self.wire
+
+    def __hash__(self) -> int:
+        return hash(self.wire)
+
+    def __repr__(self) -> str:
+        return f"<SignedTransaction 0x{self.id.hex()[:16]} nonce {self.body.nonce}>"
+
+
+def verify_signatures(
+    transactions: Sequence[SignedTransaction], executor: Executor | None = None
+) -> None:
+    """Check many signatures at once, in the executor's threads (libsodium releases the GIL)."""
+    unknown = [tx for tx in transactions if tx._valid is None]
+    results = verify_many([(tx.body.sender, tx.id, tx.signature) for tx in unknown], executor)
+    for tx, valid in zip(unknown, results, strict=True):
+        tx._valid = valid
