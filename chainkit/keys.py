@@ -151,7 +151,7 @@ class KeyPair:
 
         Signs exactly the bytes given: the caller puts chain and purpose into them.
         """
-        # libsodium's secret key is the seed followed by the public key; its answer, R || S || message.
+        # libsodium's secret key is seed || public key, and it answers R || S || message.
         return crypto_sign(message, self._seed + self._address)[:SIGNATURE_SIZE]
 
     def __eq__(self, other: object) -> bool:
