@@ -1,0 +1,90 @@
+"""Merkle roots of lists: transactions, receipts, batch steps, withdrawals.
+
+Responsible for the root of a list of byte strings and for the proof of one of its elements.
+Must not know what the elements mean.
+
+The shape is that of RFC 6962 section 2.1 (split at the largest power of two below the length), the
+prefixes are this project's, and the root also binds the length:
+
+    leaf = sha256(LIST_LEAF || data)        node = sha256(LIST_NODE || left || right)
+    root = sha256(LIST_ROOT || count (8 bytes, big endian) || top)
+    top  = 32 zero bytes for the empty list
+
+So two different lists never share a root. Nothing is ever duplicated to fill a level
+(CVE-2012-2459), and a node cannot be read as a leaf (CVE-2017-12842).
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from chainkit.hashing import HASH_SIZE, LIST_LEAF, LIST_NODE, LIST_ROOT
+from chainkit.merkle import ProofError
+
+_MAX_COUNT = 2**64 - 1
+
+
+def list_root(leaves: Sequence[bytes]) -> bytes:
+    """The 32-byte root of ``leaves``."""
+    level = [sha256(LIST_LEAF + leaf).digest() for leaf in leaves]
+    while len(level) > 1:
+        level = _parents(level)
+    return _root(len(leaves), level[0] if level else bytes(HASH_SIZE))
+
+
+def list_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """The siblings of element ``index``, from the bottom up, for ``verify_list_proof``.
+
+    Raises IndexError if ``leaves`` has no such element.
+    """
+    if not 0 <= index < len(leaves):
+        raise IndexError(f"no element {index} in a list of {len(leaves)}")
+    level = [sha256(LIST_LEAF + leaf).digest() for leaf in leaves]
+    siblings: list[bytes] = []
+    while len(level) > 1:
+        beside = index ^ 1
+        if beside < len(level):  # an odd last node is promoted: it has no sibling here
+            siblings.append(level[beside])
+        level = _parents(level)
+        index >>= 1
+    return siblings
+
+
+def verify_list_proof(
+    root: bytes, index: int, count: int, leaf: bytes, proof: Sequence[bytes]
+) -> None:
+    """Check that element ``index`` of the list of ``count`` elements under ``root`` is ``leaf``.
+
+    Exactly one proof is accepted, that of ``list_proof``. Raises ProofError for anything else.
+    """
+    if not 0 <= index < count <= _MAX_COUNT:
+        raise ProofError("the index is outside the list")
+    if len(proof) > 64 or any(len(sibling) != HASH_SIZE for sibling in proof):
+        raise ProofError("the proof is malformed")
+    top = sha256(LIST_LEAF + leaf).digest()
+    siblings = iter(proof)
+    last = count - 1
+    while last:
+        if index & 1 or index < last:
+            sibling = next(siblings, None)
+            if sibling is None:
+                raise ProofError("the proof is cut short")
+            pair = sibling + top if index & 1 else top + sibling
+            top = sha256(LIST_NODE + pair).digest()
+        index >>= 1
+        last >>= 1
+    if next(siblings, None) is not None:
+        raise ProofError("the proof is too long")
+    if _root(count, top) != root:
+        raise ProofError("the proof is not of this root")
+
+
+def _parents(level: list[bytes]) -> list[bytes]:
+    pairs = zip(level[::2], level[1::2], strict=False)
+    parents = [sha256(LIST_NODE + left + right).digest() for left, right in pairs]
+    if len(level) % 2:
+        parents.append(level[-1])
+    return parents
+
+
+def _root(count: int, top: bytes) -> bytes:
+    return sha256(LIST_ROOT + count.to_bytes(8, "big") + top).digest()
