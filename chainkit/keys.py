@@ -36,6 +36,21 @@ _ADDRESS_CACHE_SIZE: Final = 16_384
 # Signatures per task: large against the cost of handing a task over, small against a block.
 _CHUNK: Final = 32
 
+# Two witnesses of a libsodium that this project must not run on (in tests/vectors/ed25519.json):
+# a key plus the point of order 2, which is_valid_point let through before CVE-2025-69277 was fixed
+# (PyNaCl < 1.6.2), and a signature whose R has such a part, which only a cofactored check accepts.
+_MIXED_ORDER_KEY: Final = bytes.fromhex(
+    "fd6b808e55a22af295aeffde63a7f586e63901328d9be0dfd92af1bf3ed04fca"
+)
+_MIXED_ORDER_R: Final = (
+    bytes.fromhex("f0937f71aa5dd50d6a5100219c580a7919c6fecd72641f2026d50e40c12fb035"),
+    bytes.fromhex("6c617965726c6162206564323535313920766563746f72"),
+    bytes.fromhex(
+        "1ecbe6a663ddf2d0544340ad29afacf12cea9f0eded16fbd330d1953c22e7e16"
+        "5a5720b188e6b098386eadd9c9fdc1bba572c07de30d098001f532c6129ec009"
+    ),
+)
+
 DEV_ACCOUNTS: Final = (
     "alice",
     "bob",
@@ -96,6 +111,28 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     except BadSignatureError:
         return False
     return True
+
+
+def require_strict_libsodium() -> None:
+    """Refuse to go on with a libsodium that answers edge cases otherwise than this module promises.
+
+    Run at import: a node on such a library would fork from the others at the first hostile key.
+
+    Raises
+    ------
+    ImportError
+        Naming what is wrong and what to install.
+    """
+    if crypto_core_ed25519_is_valid_point(_MIXED_ORDER_KEY):
+        raise ImportError(
+            "libsodium accepts mixed-order keys (CVE-2025-69277): install pynacl>=1.6.2"
+        )
+    public_key, message, signature = _MIXED_ORDER_R
+    try:
+        crypto_sign_open(signature + message, public_key)
+    except BadSignatureError:
+        return
+    raise ImportError("libsodium verifies Ed25519 with the cofactor: install pynacl 1.6.2")
 
 
 def verify_many(
@@ -194,3 +231,6 @@ def is_dev_address(address: bytes) -> str | None:
 def _dev_addresses() -> dict[bytes, str]:
     names = (*DEV_ACCOUNTS, *(f"validator-{index}" for index in range(DEV_VALIDATORS)))
     return {dev_keypair(name).address: name for name in names}
+
+
+require_strict_libsodium()
