@@ -1,0 +1,305 @@
+"""Execution: what a block's beginning and each transaction do to the state.
+
+Responsible for validity, fees, gas, receipts and the supply check; the same code on L1, on L2 and inside
+the one-step proof. Must not know who ordered the transactions or how blocks are agreed on.
+
+Source of the fee rule: EIP-1559. Base fees are burned on L1 (the tip is the proposer's); on a rollup everything
+goes to the vault account, so that the bridge's books are exact (promise P1).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from chainkit import gas
+from chainkit.codec import MAX_AMOUNT, Address, Bytes32, Record, U53, decode, encode
+from chainkit.contract import (
+    BLOCK_KEY,
+    SUPPLY_KEY,
+    BlockEnvironment,
+    Context,
+    Contract,
+    Event,
+    Execution,
+    Revert,
+    Supply,
+    _add,
+    move,
+    run_call,
+)
+from chainkit.merkle_list import list_root
+from chainkit.state import Account, State, contract_address
+from chainkit.transaction import SignedTransaction, Transfer
+
+
+class FeeParameters(Record):
+    """Gas and fees of a chain. Fees are in gwei per gas, sizes in bytes.
+
+    ``gas_per_byte`` is the charge for the bytes of a transaction; on a rollup it is what pays for L1
+    bytes (Arbitrum charges them in L2 gas the same way).
+    """
+
+    initial_base_fee: U53 = 4
+    min_base_fee: U53 = 1
+    block_gas_limit: U53 = 60_000_000
+    max_transaction_gas: U53 = 30_000_000
+    max_transaction_bytes: U53 = 256 * 1024
+    gas_per_byte: U53 = 8
+
+
+BASE_FEE_CHANGE_DENOMINATOR = 8
+ELASTICITY = 2
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What execution needs to know of a chain. ``vault`` None: base fee burned, tip to the proposer."""
+
+    chain_id: int
+    fees: FeeParameters
+    contracts: Mapping[str, Contract]
+    vault: Address | None = None
+    reserved: frozenset[Address] = field(init=False)
+
+    def __post_init__(self) -> None:
+        reserved = frozenset(contract_address(name) for name in self.contracts)
+        object.__setattr__(self, "reserved", reserved)
+
+
+class Receipt(Record):
+    """What became of a transaction. ``code`` is empty on success; ``fee`` in gwei."""
+
+    tx_id: Bytes32
+    success: bool
+    code: str
+    message: str
+    gas_used: U53
+    fee: U53
+    events: list[Event]
+
+
+class InvalidTransaction(Exception):  # noqa: N818 - reads as the reason it is
+    """The transaction may not stand in a block here and now; nothing was changed."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class SupplyViolation(Exception):  # noqa: N818
+    """A transaction created or destroyed money beyond what it declared: an error in our own code."""
+
+
+def next_base_fee(fees: FeeParameters, base_fee: int, gas_used: int) -> int:
+    """The base fee after a block (EIP-1559), in gwei per gas, never under the floor."""
+    target = fees.block_gas_limit // ELASTICITY
+    if gas_used > target:
+        delta = base_fee * (gas_used - target) // target // BASE_FEE_CHANGE_DENOMINATOR
+        return base_fee + max(delta, 1)
+    delta = base_fee * (target - gas_used) // target // BASE_FEE_CHANGE_DENOMINATOR
+    return max(base_fee - delta, fees.min_base_fee)
+
+
+def environment(state: State) -> BlockEnvironment:
+    """The environment of the current block (the genesis one before the first)."""
+    return decode(BlockEnvironment, state.get(BLOCK_KEY))
+
+
+def supply(state: State) -> Supply:
+    """The chain's supply counters."""
+    value = state.get(SUPPLY_KEY)
+    return decode(Supply, value) if value else Supply()
+
+
+def begin_block(
+    rules: Rules, state: State, *, height: int, slot: int, time: int, proposer: Address
+) -> BlockEnvironment:
+    """Open a block: move the base fee, reset the gas count, run the contracts' hooks in name order."""
+    previous = environment(state)
+    env = BlockEnvironment(
+        height=height,
+        slot=slot,
+        time=time,
+        proposer=proposer,
+        base_fee=next_base_fee(rules.fees, previous.base_fee, previous.gas_used),
+        gas_used=0,
+    )
+    state.set(BLOCK_KEY, encode(env))
+    for name in sorted(rules.contracts):
+        contract = rules.contracts[name]
+        if type(contract).begin_block is not Contract.begin_block:
+            contract.begin_block(system_context(rules, state, contract, env))
+    return env
+
+
+def system_context(
+    rules: Rules, state: State, contract: Contract, env: BlockEnvironment
+) -> Context:
+    """A context for work that the chain itself asks of a contract (genesis, block hooks): unmetered."""
+    execution = Execution(
+        state=state,
+        contracts=rules.contracts,
+        env=env,
+        chain_id=rules.chain_id,
+        origin=contract.address,
+        tx_id=bytes(32),
+        meter=gas.GasMeter(MAX_AMOUNT),
+        active=[contract.name],
+    )
+    return Context(execution, contract, contract.address, 0)
+
+
+def intrinsic_gas(rules: Rules, tx: SignedTransaction) -> int:
+    """Gas that a transaction costs before its action runs."""
+    return gas.TRANSACTION + gas.SIGNATURE + rules.fees.gas_per_byte * len(tx.wire)
+
+
+def check_stateless(rules: Rules, tx: SignedTransaction) -> None:
+    """The checks that need no state, signature included. Raises `InvalidTransaction`."""
+    body, fees = tx.body, rules.fees
+    if body.chain_id != rules.chain_id:
+        raise InvalidTransaction(
+            "wrong_chain", f"signed for chain {body.chain_id}; this is chain {rules.chain_id}"
+        )
+    if len(tx.wire) > fees.max_transaction_bytes:
+        raise InvalidTransaction(
+            "transaction_too_large", f"at most {fees.max_transaction_bytes} bytes"
+        )
+    if body.gas_limit > fees.max_transaction_gas:
+        raise InvalidTransaction(
+            "gas_limit_too_high", f"a transaction's gas limit is at most {fees.max_transaction_gas}"
+        )
+    needed = intrinsic_gas(rules, tx)
+    if body.gas_limit < needed:
+        raise InvalidTransaction("gas_limit_too_low", f"gas limit must be at least {needed}")
+    if body.tip_per_gas > body.max_fee_per_gas:
+        raise InvalidTransaction("tip_above_max_fee", "tip_per_gas exceeds max_fee_per_gas")
+    if body.max_fee_per_gas < fees.min_base_fee:
+        raise InvalidTransaction(
+            "fee_too_low", f"max_fee_per_gas is under the floor of {fees.min_base_fee}"
+        )
+    if not tx.signature_valid():
+        raise InvalidTransaction("bad_signature", "the signature is not the sender's")
+
+
+def check_transaction(
+    rules: Rules, state: State, env: BlockEnvironment, tx: SignedTransaction, *, forced: bool = False
+) -> Account:
+    """Whether ``tx`` may run now; returns the sender's account. Raises `InvalidTransaction`.
+
+    A ``forced`` transaction does not compete for the block's gas: a sequencer must not be able to
+    fail it by filling the block (promise P16).
+    """
+    check_stateless(rules, tx)
+    body = tx.body
+    sender = state.account(body.sender)
+    if body.nonce != sender.nonce:
+        which = "stale_nonce" if body.nonce < sender.nonce else "nonce_gap"
+        raise InvalidTransaction(which, f"nonce {body.nonce}; the account's next is {sender.nonce}")
+    if body.max_fee_per_gas < env.base_fee:
+        raise InvalidTransaction(
+            "fee_too_low", f"max_fee_per_gas {body.max_fee_per_gas} is under the base fee {env.base_fee}"
+        )
+    needed = body.gas_limit * body.max_fee_per_gas + tx.value
+    if needed > sender.balance:
+        raise InvalidTransaction(
+            "insufficient_balance", f"needs up to {needed} gwei, the account has {sender.balance}"
+        )
+    if not forced and env.gas_used + body.gas_limit > rules.fees.block_gas_limit:
+        raise InvalidTransaction("block_full", "the block has too little gas left")
+    return sender
+
+
+def apply_transaction(
+    rules: Rules, state: State, tx: SignedTransaction, *, forced: bool = False
+) -> Receipt:
+    """Run one transaction. Raises `InvalidTransaction` (nothing changed) or returns its receipt."""
+    env = environment(state)
+    sender = check_transaction(rules, state, env, tx, forced=forced)
+    body = tx.body
+    price = min(body.max_fee_per_gas, env.base_fee + body.tip_per_gas)
+    start = state.checkpoint()
+    reserve = body.gas_limit * price
+    state.set_account(body.sender, Account(sender.balance - reserve, sender.nonce + 1))
+
+    execution = Execution(
+        state=state,
+        contracts=rules.contracts,
+        env=env,
+        chain_id=rules.chain_id,
+        origin=body.sender,
+        tx_id=tx.id,
+        meter=gas.GasMeter(body.gas_limit),
+    )
+    code, message = _run_action(rules, execution, tx)
+    gas_used = execution.meter.used
+    fee = gas_used * price
+
+    _add(state, body.sender, reserve - fee)
+    burned = execution.burned
+    if rules.vault is not None:
+        _add(state, rules.vault, fee)
+    else:
+        base = gas_used * env.base_fee
+        if fee > base:
+            _add(state, env.proposer, fee - base)
+        burned += base
+    _count_supply(state, execution.minted, burned)
+    state.set(BLOCK_KEY, encode(_with_gas(env, gas_used)))
+    _check_supply(state, start, execution.minted - burned)
+    return Receipt(tx.id, not code, code, message, gas_used, fee, execution.events)
+
+
+def _run_action(rules: Rules, execution: Execution, tx: SignedTransaction) -> tuple[str, str]:
+    """Run the action; on refusal undo it. Returns (code, message), both empty on success."""
+    state, body, action = execution.state, tx.body, tx.body.action
+    mark = state.checkpoint()
+    try:
+        execution.meter.charge(intrinsic_gas(rules, tx))
+        if isinstance(action, Transfer):
+            if action.to in rules.reserved:
+                raise Revert("invalid_recipient", "a contract is paid by a call, not by a transfer")
+            execution.meter.charge(gas.WRITE)
+            move(state, body.sender, action.to, action.amount, execution.meter)
+        else:
+            run_call(
+                execution, body.sender, action.contract, action.method, action.args, action.value
+            )
+        _check_supply(state, mark, execution.minted - execution.burned)
+    except (Revert, gas.OutOfGas) as refusal:
+        state.revert(mark)
+        execution.events.clear()
+        execution.minted = execution.burned = 0
+        code = refusal.code if isinstance(refusal, Revert) else "out_of_gas"
+        return code, str(refusal)
+    return "", ""
+
+
+def _with_gas(env: BlockEnvironment, gas_used: int) -> BlockEnvironment:
+    return BlockEnvironment(
+        env.height, env.slot, env.time, env.proposer, env.base_fee, env.gas_used + gas_used
+    )
+
+
+def _count_supply(state: State, minted: int, burned: int) -> None:
+    if minted or burned:
+        old = supply(state)
+        new = Supply(old.genesis, old.minted + minted, old.burned + burned)
+        state.set(SUPPLY_KEY, encode(new))
+
+
+def _check_supply(state: State, mark: int, created: int) -> None:
+    """Balances moved, none appeared or vanished beyond ``created`` (Optimism's 2022 SELFDESTRUCT bug)."""
+    delta = 0
+    for key, old in state.changed_since(mark).items():
+        if key[:1] == b"a":
+            new = state.get(key)
+            delta += decode(Account, new).balance if new else 0
+            delta -= decode(Account, old).balance if old else 0
+    if delta != created:
+        raise SupplyViolation(f"balances changed by {delta} gwei, {created} declared")
+
+
+def receipts_root(receipts: Sequence[Receipt]) -> Bytes32:
+    """The list root of the encoded receipts."""
+    return list_root([encode(receipt) for receipt in receipts])
