@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 from msgspec import Meta
@@ -59,7 +59,7 @@ def decode(kind: type[T], data: bytes, *, limit: int = MAX_DECODE_BYTES) -> T:
     if not isinstance(data, (bytes, memoryview)) or len(data) > limit:
         raise CodecError(f"expected at most {limit} bytes of {_type_name(kind)}")
     try:
-        value: T = _decoder(kind).decode(data)
+        value: T = _decoder(cast(Any, kind)).decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError) as error:
         raise CodecError(f"not a {_type_name(kind)}: {error}") from None
     if _encoder.encode(value) != data:
@@ -194,9 +194,7 @@ def _plain_struct(info: mi.StructType, value: Any, path: str) -> list[Any]:
         if field.name not in value:
             if field.required:
                 raise CodecError(f"field {where!r} is missing")
-            plain.append(
-                field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-            )
+            plain.append(field.default if field.default is not msgspec.NODEFAULT else field.default_factory())
         else:
             plain.append(_plain(field.type, value[field.name], where))
     return plain

@@ -14,7 +14,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from chainkit import gas
-from chainkit.codec import MAX_AMOUNT, Address, Bytes32, CodecError, Name, Record, U53, decode, encode
+from chainkit.codec import (
+    MAX_AMOUNT,
+    U53,
+    Address,
+    Bytes32,
+    CodecError,
+    Name,
+    Record,
+    decode,
+    encode,
+)
 from chainkit.keys import is_valid_address
 from chainkit.state import (
     MAX_VALUE_BYTES,
@@ -44,11 +54,11 @@ class Revert(Exception):  # noqa: N818 - the field's own term
         self.message = message
 
 
-class NoArgs(Record):
+class NoArgs(Record, frozen=True):
     """The arguments of a method that takes none."""
 
 
-class Supply(Record):
+class Supply(Record, frozen=True):
     """Counters behind promise P2: what was in genesis, minted since and burned since, in gwei."""
 
     genesis: U53 = 0
@@ -56,7 +66,7 @@ class Supply(Record):
     burned: U53 = 0
 
 
-class BlockEnvironment(Record):
+class BlockEnvironment(Record, frozen=True):
     """What execution knows of the block it is in; ``time`` in ms since 1970, ``base_fee`` in gwei per gas."""
 
     height: U53
@@ -67,7 +77,7 @@ class BlockEnvironment(Record):
     gas_used: U53
 
 
-class Event(Record):
+class Event(Record, frozen=True):
     """Something that happened in a contract; ``data`` is the encoded event record called ``name``."""
 
     contract: Name
@@ -288,9 +298,7 @@ class Context:
 
     def call(self, contract: str, method_name: str, args: Record, value: int = 0) -> None:
         """Call another contract as this one. Re-entry is refused."""
-        run_call(
-            self._execution, self.address, contract, method_name, encode(args), value
-        )
+        run_call(self._execution, self.address, contract, method_name, encode(args), value)
 
 
 def run_call(

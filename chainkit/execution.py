@@ -3,15 +3,15 @@
 Responsible for validity, fees, gas, receipts and the supply check; the same code on L1, on L2 and inside
 the one-step proof. Must not know who ordered the transactions or how blocks are agreed on.
 
-Source of the fee rule: EIP-1559. Base fees are burned on L1 (the tip is the proposer's); on a rollup everything
-goes to the vault account, so that the bridge's books are exact (promise P1).
+Source of the fee rule: EIP-1559. Base fees are burned on L1 (the tip is the proposer's); on a rollup
+everything goes to the vault account, so that the bridge's books are exact (promise P1).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chainkit import gas
-from chainkit.codec import MAX_AMOUNT, Address, Bytes32, Record, U53, decode, encode
+from chainkit.codec import MAX_AMOUNT, U53, Address, Bytes32, Record, decode, encode
 from chainkit.contract import (
     BLOCK_KEY,
     SUPPLY_KEY,
@@ -31,7 +31,7 @@ from chainkit.state import Account, State, contract_address
 from chainkit.transaction import SignedTransaction, Transfer
 
 
-class FeeParameters(Record):
+class FeeParameters(Record, frozen=True):
     """Gas and fees of a chain. Fees are in gwei per gas, sizes in bytes.
 
     ``gas_per_byte`` is the charge for the bytes of a transaction; on a rollup it is what pays for L1
@@ -65,7 +65,7 @@ class Rules:
         object.__setattr__(self, "reserved", reserved)
 
 
-class Receipt(Record):
+class Receipt(Record, frozen=True):
     """What became of a transaction. ``code`` is empty on success; ``fee`` in gwei."""
 
     tx_id: Bytes32
@@ -132,9 +132,7 @@ def begin_block(
     return env
 
 
-def system_context(
-    rules: Rules, state: State, contract: Contract, env: BlockEnvironment
-) -> Context:
+def system_context(rules: Rules, state: State, contract: Contract, env: BlockEnvironment) -> Context:
     """A context for work that the chain itself asks of a contract (genesis, block hooks): unmetered."""
     execution = Execution(
         state=state,
@@ -162,9 +160,7 @@ def check_stateless(rules: Rules, tx: SignedTransaction) -> None:
             "wrong_chain", f"signed for chain {body.chain_id}; this is chain {rules.chain_id}"
         )
     if len(tx.wire) > fees.max_transaction_bytes:
-        raise InvalidTransaction(
-            "transaction_too_large", f"at most {fees.max_transaction_bytes} bytes"
-        )
+        raise InvalidTransaction("transaction_too_large", f"at most {fees.max_transaction_bytes} bytes")
     if body.gas_limit > fees.max_transaction_gas:
         raise InvalidTransaction(
             "gas_limit_too_high", f"a transaction's gas limit is at most {fees.max_transaction_gas}"
@@ -175,15 +171,18 @@ def check_stateless(rules: Rules, tx: SignedTransaction) -> None:
     if body.tip_per_gas > body.max_fee_per_gas:
         raise InvalidTransaction("tip_above_max_fee", "tip_per_gas exceeds max_fee_per_gas")
     if body.max_fee_per_gas < fees.min_base_fee:
-        raise InvalidTransaction(
-            "fee_too_low", f"max_fee_per_gas is under the floor of {fees.min_base_fee}"
-        )
+        raise InvalidTransaction("fee_too_low", f"max_fee_per_gas is under the floor of {fees.min_base_fee}")
     if not tx.signature_valid():
         raise InvalidTransaction("bad_signature", "the signature is not the sender's")
 
 
 def check_transaction(
-    rules: Rules, state: State, env: BlockEnvironment, tx: SignedTransaction, *, forced: bool = False
+    rules: Rules,
+    state: State,
+    env: BlockEnvironment,
+    tx: SignedTransaction,
+    *,
+    forced: bool = False,
 ) -> Account:
     """Whether ``tx`` may run now; returns the sender's account. Raises `InvalidTransaction`.
 
@@ -198,7 +197,8 @@ def check_transaction(
         raise InvalidTransaction(which, f"nonce {body.nonce}; the account's next is {sender.nonce}")
     if body.max_fee_per_gas < env.base_fee:
         raise InvalidTransaction(
-            "fee_too_low", f"max_fee_per_gas {body.max_fee_per_gas} is under the base fee {env.base_fee}"
+            "fee_too_low",
+            f"max_fee_per_gas {body.max_fee_per_gas} is under the base fee {env.base_fee}",
         )
     needed = body.gas_limit * body.max_fee_per_gas + tx.value
     if needed > sender.balance:
@@ -210,9 +210,7 @@ def check_transaction(
     return sender
 
 
-def apply_transaction(
-    rules: Rules, state: State, tx: SignedTransaction, *, forced: bool = False
-) -> Receipt:
+def apply_transaction(rules: Rules, state: State, tx: SignedTransaction, *, forced: bool = False) -> Receipt:
     """Run one transaction. Raises `InvalidTransaction` (nothing changed) or returns its receipt."""
     env = environment(state)
     sender = check_transaction(rules, state, env, tx, forced=forced)
@@ -262,9 +260,7 @@ def _run_action(rules: Rules, execution: Execution, tx: SignedTransaction) -> tu
             execution.meter.charge(gas.WRITE)
             move(state, body.sender, action.to, action.amount, execution.meter)
         else:
-            run_call(
-                execution, body.sender, action.contract, action.method, action.args, action.value
-            )
+            run_call(execution, body.sender, action.contract, action.method, action.args, action.value)
         _check_supply(state, mark, execution.minted - execution.burned)
     except (Revert, gas.OutOfGas) as refusal:
         state.revert(mark)

@@ -39,9 +39,7 @@ _CHUNK: Final = 32
 # Two witnesses of a libsodium that this project must not run on (in tests/vectors/ed25519.json):
 # a key plus the point of order 2, which is_valid_point let through before CVE-2025-69277 was fixed
 # (PyNaCl < 1.6.2), and a signature whose R has such a part, which only a cofactored check accepts.
-_MIXED_ORDER_KEY: Final = bytes.fromhex(
-    "fd6b808e55a22af295aeffde63a7f586e63901328d9be0dfd92af1bf3ed04fca"
-)
+_MIXED_ORDER_KEY: Final = bytes.fromhex("fd6b808e55a22af295aeffde63a7f586e63901328d9be0dfd92af1bf3ed04fca")
 _MIXED_ORDER_R: Final = (
     bytes.fromhex("f0937f71aa5dd50d6a5100219c580a7919c6fecd72641f2026d50e40c12fb035"),
     bytes.fromhex("6c617965726c6162206564323535313920766563746f72"),
@@ -124,9 +122,7 @@ def require_strict_libsodium() -> None:
         Naming what is wrong and what to install.
     """
     if crypto_core_ed25519_is_valid_point(_MIXED_ORDER_KEY):
-        raise ImportError(
-            "libsodium accepts mixed-order keys (CVE-2025-69277): install pynacl>=1.6.2"
-        )
+        raise ImportError("libsodium accepts mixed-order keys (CVE-2025-69277): install pynacl>=1.6.2")
     public_key, message, signature = _MIXED_ORDER_R
     try:
         crypto_sign_open(signature + message, public_key)

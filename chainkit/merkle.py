@@ -67,7 +67,7 @@ def key_hash(key: bytes) -> bytes:
 
 def _place(key: bytes) -> int:
     """The place of ``key`` as an integer: smaller than bytes in memory, and quick to compare."""
-    return int.from_bytes(sha256(STATE_KEY + key).digest(), "big")
+    return int.from_bytes(key_hash(key), "big")
 
 
 # The four kinds of subtree. ``place`` of a node is that of any visible leaf below it: all of them

@@ -49,9 +49,7 @@ def list_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
     return siblings
 
 
-def verify_list_proof(
-    root: bytes, index: int, count: int, leaf: bytes, proof: Sequence[bytes]
-) -> None:
+def verify_list_proof(root: bytes, index: int, count: int, leaf: bytes, proof: Sequence[bytes]) -> None:
     """Check that element ``index`` of the list of ``count`` elements under ``root`` is ``leaf``.
 
     Exactly one proof is accepted, that of ``list_proof``. Raises ProofError for anything else.

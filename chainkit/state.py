@@ -4,14 +4,14 @@ Responsible for reads, writes, undo and the state root; the one interface that e
 tree below is whole or a witness. Must not know what the values mean, apart from accounts and their keys.
 """
 
-from chainkit.codec import Address, Amount, Record, U53, decode, encode
+from chainkit.codec import U53, Address, Amount, Record, decode, encode
 from chainkit.hashing import tagged_hash
 from chainkit.merkle import Tree
 
 MAX_VALUE_BYTES = 4096
 
 
-class Account(Record):
+class Account(Record, frozen=True):
     """A balance in gwei and the nonce of the next transaction."""
 
     balance: Amount = 0

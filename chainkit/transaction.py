@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from chainkit.codec import (
+    U53,
     Address,
     Amount,
     Bytes32,
@@ -19,7 +20,6 @@ from chainkit.codec import (
     Name,
     Record,
     Signature,
-    U53,
     decode,
     encode,
     from_json,
@@ -32,14 +32,14 @@ MAX_TRANSACTION_BYTES = 512 * 1024
 """Larger ones are refused before they are decoded; a chain's genesis may set less."""
 
 
-class Transfer(Record, tag=0):
+class Transfer(Record, frozen=True, tag=0):
     """Move ``amount`` gwei to ``to``."""
 
     to: Address
     amount: Amount
 
 
-class Call(Record, tag=1):
+class Call(Record, frozen=True, tag=1):
     """Call a native contract; ``args`` are the canonical bytes of the method's argument record."""
 
     contract: Name
@@ -48,7 +48,7 @@ class Call(Record, tag=1):
     value: Amount
 
 
-class Body(Record):
+class Body(Record, frozen=True):
     """What is signed. Fees are in gwei per unit of gas, as in EIP-1559."""
 
     chain_id: U53
@@ -60,7 +60,7 @@ class Body(Record):
     action: Transfer | Call
 
 
-class _Wire(Record):
+class _Wire(Record, frozen=True):
     chain_id: U53
     sender: Address
     nonce: U53
@@ -95,9 +95,7 @@ class SignedTransaction:
     def decode(cls, wire: bytes, *, limit: int = MAX_TRANSACTION_BYTES) -> "SignedTransaction":
         """Read wire bytes. Raises `CodecError`. The signature is not checked here."""
         w = decode(_Wire, wire, limit=limit)
-        body = Body(
-            w.chain_id, w.sender, w.nonce, w.gas_limit, w.max_fee_per_gas, w.tip_per_gas, w.action
-        )
+        body = Body(w.chain_id, w.sender, w.nonce, w.gas_limit, w.max_fee_per_gas, w.tip_per_gas, w.action)
         # The body's array is the wire's array one element shorter: no second encoding is needed.
         return cls(body, w.signature, wire, transaction_id(b"\x97" + wire[1:-_SIGNATURE_SUFFIX]))
 
@@ -147,9 +145,7 @@ class SignedTransaction:
         return f"<SignedTransaction 0x{self.id.hex()[:16]} nonce {self.body.nonce}>"
 
 
-def verify_signatures(
-    transactions: Sequence[SignedTransaction], executor: Executor | None = None
-) -> None:
+def verify_signatures(transactions: Sequence[SignedTransaction], executor: Executor | None = None) -> None:
     """Check many signatures at once, in the executor's threads (libsodium releases the GIL)."""
     unknown = [tx for tx in transactions if tx._valid is None]
     results = verify_many([(tx.body.sender, tx.id, tx.signature) for tx in unknown], executor)

@@ -1,0 +1,175 @@
+"""Executing blocks: from a parent's state to a child's, and building new ones.
+
+Responsible for the L1-style block rule: a block is valid if its transactions all may run and its header
+states what came out. Must not know who may propose, nor how blocks become final.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from chainkit.block import (
+    LAST_ERA_KEY,
+    Block,
+    Header,
+    ValidatorSet,
+    check_block_shape,
+    era_of,
+    era_seed,
+    validators_key,
+)
+from chainkit.codec import Address, Bytes32, CodecError, decode
+from chainkit.execution import (
+    InvalidTransaction,
+    Receipt,
+    Rules,
+    apply_transaction,
+    begin_block,
+    receipts_root,
+)
+from chainkit.genesis import Genesis, genesis_state
+from chainkit.merkle import Tree
+from chainkit.merkle_list import list_root
+from chainkit.state import State
+from chainkit.transaction import SignedTransaction
+
+
+class InvalidBlock(Exception):  # noqa: N818 - reads as the reason it is
+    """The block breaks a rule of its chain; the message says which."""
+
+
+@dataclass(frozen=True)
+class ExecutedBlock:
+    """A block with all that its execution gave. ``changes`` are the state keys that it wrote."""
+
+    block: Block
+    hash: Bytes32
+    transactions: tuple[SignedTransaction, ...]
+    receipts: tuple[Receipt, ...]
+    tree: Tree
+    changes: dict[bytes, bytes]
+
+    @property
+    def header(self) -> Header:
+        return self.block.header
+
+
+class Chain:
+    """The rules of one chain, made from its genesis: executes and builds blocks. Holds no blocks."""
+
+    def __init__(self, genesis: Genesis) -> None:
+        self.genesis = genesis
+        self.genesis_hash = genesis.hash()
+        self.rules: Rules
+        self.rules, self.genesis_tree = genesis_state(genesis)
+        header = Header(
+            chain_id=genesis.chain_id,
+            height=0,
+            slot=0,
+            time=genesis.time,
+            parent=bytes(32),
+            proposer=bytes(32),
+            state_root=self.genesis_tree.root,
+            tx_root=list_root([]),
+            receipts_root=list_root([]),
+            base_fee=genesis.fees.initial_base_fee,
+            gas_used=0,
+        )
+        self.genesis_block = ExecutedBlock(
+            Block(header, []), self.genesis_hash, (), (), self.genesis_tree, {}
+        )
+
+    def slot_time(self, slot: int) -> int:
+        """When a slot begins, in ms since 1970."""
+        return self.genesis.time + slot * self.genesis.slot_ms
+
+    def slot_at(self, time_ms: int) -> int:
+        """The slot of an instant (0 before and at genesis)."""
+        return max(0, (time_ms - self.genesis.time) // self.genesis.slot_ms)
+
+    def validators(self, parent: Tree, slot: int) -> ValidatorSet:
+        """The validator set of a slot on the branch whose tip state is ``parent``."""
+        era = era_of(slot, self.genesis.era_slots)
+        last = decode(int, parent.get(LAST_ERA_KEY) or b"\x00")
+        value = parent.get(validators_key(min(era, last)))
+        return decode(ValidatorSet, value) if value else ValidatorSet([])
+
+    def leader(self, parent: Tree, slot: int) -> Address | None:
+        """Who may propose in a slot on that branch."""
+        seed = era_seed(self.genesis_hash, era_of(slot, self.genesis.era_slots))
+        return self.validators(parent, slot).leader(seed, slot)
+
+    def execute(self, parent: ExecutedBlock, block: Block) -> ExecutedBlock:
+        """Check a block against its parent and run it. Raises `InvalidBlock`; changes nothing."""
+        header = block.header
+        try:
+            check_block_shape(block, self.rules.chain_id)
+            limit = self.rules.fees.max_transaction_bytes
+            transactions = [SignedTransaction.decode(w, limit=limit) for w in block.transactions]
+        except CodecError as error:
+            raise InvalidBlock(str(error)) from None
+        if header.parent != parent.hash or header.height != parent.header.height + 1:
+            raise InvalidBlock("the block does not extend its parent")
+        if header.slot <= parent.header.slot or header.time != self.slot_time(header.slot):
+            raise InvalidBlock("slot or time is wrong")
+        executed, skipped = self._run(parent, header.slot, header.proposer, transactions)
+        if skipped:
+            raise InvalidBlock(f"transaction {skipped[0][0]!r} may not run: {skipped[0][1]}")
+        if executed.header != header:
+            raise InvalidBlock("the header does not state what execution gives")
+        return executed
+
+    def build(
+        self,
+        parent: ExecutedBlock,
+        slot: int,
+        proposer: Address,
+        candidates: Iterable[SignedTransaction],
+    ) -> tuple[ExecutedBlock, list[tuple[SignedTransaction, InvalidTransaction]]]:
+        """Make a block of the candidates that may run, in order; also returns those that may not."""
+        return self._run(parent, slot, proposer, candidates)
+
+    def _run(
+        self,
+        parent: ExecutedBlock,
+        slot: int,
+        proposer: Address,
+        candidates: Iterable[SignedTransaction],
+    ) -> tuple[ExecutedBlock, list[tuple[SignedTransaction, InvalidTransaction]]]:
+        state = State(parent.tree)
+        height, time = parent.header.height + 1, self.slot_time(slot)
+        env = begin_block(self.rules, state, height=height, slot=slot, time=time, proposer=proposer)
+        included: list[SignedTransaction] = []
+        receipts: list[Receipt] = []
+        skipped: list[tuple[SignedTransaction, InvalidTransaction]] = []
+        for tx in candidates:
+            try:
+                receipts.append(apply_transaction(self.rules, state, tx))
+                included.append(tx)
+            except InvalidTransaction as refusal:
+                skipped.append((tx, refusal))
+        changes = state.changes()
+        tree = state.commit()
+        wires = [tx.wire for tx in included]
+        header = Header(
+            chain_id=self.rules.chain_id,
+            height=height,
+            slot=slot,
+            time=time,
+            parent=parent.hash,
+            proposer=proposer,
+            state_root=tree.root,
+            tx_root=list_root(wires),
+            receipts_root=receipts_root(receipts),
+            base_fee=env.base_fee,
+            gas_used=sum(receipt.gas_used for receipt in receipts),
+        )
+        block = Block(header, wires)
+        executed = ExecutedBlock(block, header.hash(), tuple(included), tuple(receipts), tree, changes)
+        return executed, skipped
+
+
+def executed_transactions(
+    block: ExecutedBlock,
+) -> Sequence[tuple[SignedTransaction, Receipt]]:
+    """Each transaction of a block beside its receipt."""
+    return list(zip(block.transactions, block.receipts, strict=True))
