@@ -134,22 +134,28 @@ def _sync_directory(path: Path) -> None:
 def _read_private(path: Path) -> bytes:
     """The bytes of a file that is its owner's alone. Checks the open file, not the name."""
     try:
-        # O_NONBLOCK: a FIFO in the file's place must not hang the start.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with path.open("rb", opener=_open_without_waiting) as file:
+            _check_private(path, os.fstat(file.fileno()))
+            data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise KeyFileError(path, "does not exist", "create the key or correct the path") from None
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
-        raise KeyFileError(path, problem, "check its owner and permissions") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise KeyFileError(path, "is not a regular file", "give the path of a key file")
-        mode = stat.S_IMODE(status.st_mode)
-        if mode & ~MODE:
-            problem = f"its permissions {mode:04o} are wider than 0600"
-            raise KeyFileError(path, problem, "chmod 600 it, and change the key if others read it")
-        data = file.read(MAX_FILE_BYTES + 1)
+        raise KeyFileError(path, problem, "give the path of a key file that you own") from None
     if len(data) > MAX_FILE_BYTES:
         raise KeyFileError(path, "is too large for a key file", "give the path of a key file")
     return data
+
+
+def _open_without_waiting(name: str, flags: int) -> int:
+    # O_NONBLOCK: a FIFO in the file's place must not hang the start.
+    return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise KeyFileError(path, "is not a regular file", "give the path of a key file")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & ~MODE:
+        problem = f"its permissions {mode:04o} are wider than 0600"
+        raise KeyFileError(path, problem, "chmod 600 it, and change the key if others read it")
