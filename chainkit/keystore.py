@@ -134,7 +134,7 @@ def _sync_directory(path: Path) -> None:
 def _read_private(path: Path) -> bytes:
     """The bytes of a file that is its owner's alone. Checks the open file, not the name."""
     try:
-        with path.open("rb", opener=_open_without_waiting) as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
             _check_private(path, os.fstat(file.fileno()))
             data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
