@@ -6,7 +6,7 @@ and hash. Must not know who pays or what a unit is worth (chainkit/fees.py does)
 
 TRANSACTION = 2_000  # sender, fee and block bookkeeping
 SIGNATURE = 3_000  # one Ed25519 verification
-READ = 800  # one state access: in a one-step proof it costs a Merkle path
+READ = 2_000  # one state access: in a one-step proof it costs a Merkle path
 WRITE = 2_000
 VALUE_BYTE = 4  # per byte read from or written to storage
 NEW_ACCOUNT = 3_000

@@ -1,0 +1,90 @@
+"""Batch data: the L2 blocks that one L1 call carries, and the steps that follow from them.
+
+Responsible for the bytes of a batch, their bounds and the list of steps. Pure, and shared by contract,
+sequencer and verifier. Must not know what steps do.
+
+``data`` is one version byte 0x00, then zlib (RFC 1950) of the canonical encoding of a list of `BatchBlock`.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+
+from chainkit.codec import U53, Bytes32, CodecError, Record, decode, encode
+from chainkit.hashing import tagged_hash
+from chainkit.merkle_list import list_root
+from rollup.stf import MAX_STEP_BYTES, BeginBlock, Transact, step_hash
+
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+VERSION = b"\x00"
+
+
+class BatchError(ValueError):
+    """The batch data is malformed or out of bounds."""
+
+
+class BatchBlock(Record, frozen=True):
+    """An L2 block: its time in ms, how many inbox messages it takes in, its transactions' wire bytes."""
+
+    time: U53
+    inbox_count: U53
+    transactions: list[bytes]
+
+
+def encode_batch(blocks: Sequence[BatchBlock]) -> bytes:
+    """Compress blocks into batch data."""
+    return VERSION + zlib.compress(encode(list(blocks)), 6)
+
+
+def decode_batch(data: bytes) -> list[BatchBlock]:
+    """Read batch data in bounded memory. Raises `BatchError`."""
+    if data[:1] != VERSION:
+        raise BatchError("unknown batch version")
+    stream = zlib.decompressobj()
+    try:
+        plain = stream.decompress(data[1:], MAX_BATCH_BYTES)
+    except zlib.error as error:
+        raise BatchError(f"not zlib data: {error}") from None
+    if not stream.eof or stream.unused_data or stream.unconsumed_tail:
+        raise BatchError(f"truncated, followed by other bytes, or over {MAX_BATCH_BYTES} bytes")
+    try:
+        blocks: list[BatchBlock] = decode(list[BatchBlock], plain, limit=MAX_BATCH_BYTES)
+    except CodecError as error:
+        raise BatchError(str(error)) from None
+    if not blocks:
+        raise BatchError("a batch has at least one block")
+    if any(len(tx) > MAX_STEP_BYTES - 16 for block in blocks for tx in block.transactions):
+        raise BatchError("a transaction is too large for a step")
+    return blocks
+
+
+def count_steps(blocks: Sequence[BatchBlock]) -> int:
+    """How many steps the blocks make."""
+    return sum(1 + block.inbox_count + len(block.transactions) for block in blocks)
+
+
+def step_hashes(
+    blocks: Sequence[BatchBlock], first_height: int, inbox_from: int, inbox: Callable[[int], Bytes32]
+) -> list[Bytes32]:
+    """The hash of every step: each block begins, takes in its inbox messages, runs its transactions.
+
+    ``inbox(i)`` gives the step hash of inbox message ``i``.
+    """
+    hashes: list[Bytes32] = []
+    cursor = inbox_from
+    for height, block in enumerate(blocks, first_height):
+        hashes.append(step_hash(BeginBlock(height, block.time)))
+        for _ in range(block.inbox_count):
+            hashes.append(inbox(cursor))
+            cursor += 1
+        hashes.extend(step_hash(Transact(wire)) for wire in block.transactions)
+    return hashes
+
+
+def steps_root(hashes: Sequence[Bytes32]) -> Bytes32:
+    """The commitment to a batch's steps."""
+    return list_root(hashes)
+
+
+def data_hash(data: bytes) -> Bytes32:
+    """What names the batch data."""
+    return tagged_hash("batch-data", data)
