@@ -1,5 +1,9 @@
 """Keys at rest: one Ed25519 key in one file, as encrypted PKCS#8 PEM (RFC 5958, RFC 8410).
 
+The PEM is preceded by a line ``Address: 0x<hex>`` (explanatory text, RFC 7468 section 2). The cipher
+of PKCS#8 authenticates nothing: a bit that flips on the disk can yield another key without an
+error, and whoever used it would pay from, or to, an account that nobody has. The line tells.
+
 Responsible for reading and writing key files safely. Must not know whose key it is, nor what it
 signs: ``keys`` signs and verifies, this module only stores.
 """
@@ -25,6 +29,7 @@ from chainkit.keys import KeyPair
 MODE: Final = 0o600
 MAX_FILE_BYTES: Final = 16_384
 MAX_PASSPHRASE_BYTES: Final = 1023  # OpenSSL takes no more
+_ADDRESS: Final = b"Address: 0x"
 _ENCRYPTED: Final = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 
 
@@ -56,7 +61,7 @@ def save_key(path: Path, keypair: KeyPair, passphrase: str) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         try:
-            _write_new(temporary, pem)
+            _write_new(temporary, _address_line(keypair) + pem)
             # A hard link and not a rename, which would silently replace another key.
             path.hardlink_to(temporary)
         finally:
@@ -76,14 +81,17 @@ def load_key(path: Path, passphrase: str) -> KeyPair:
     Raises
     ------
     KeyFileError
-        If the file is missing, unreadable, open to others than its owner (wider than 0600), not an
-        encrypted Ed25519 key, or the passphrase is empty or wrong.
+        If the file is missing, unreadable, damaged, open to others than its owner (wider than
+        0600), not an encrypted Ed25519 key with its address line, or the passphrase is empty or
+        wrong.
     """
     secret = _passphrase_bytes(path, passphrase)
-    pem = _read_private(path)
-    if not pem.lstrip().startswith(_ENCRYPTED):
+    data = _read_private(path)
+    start = data.find(_ENCRYPTED)
+    if start < 0:
         problem = "is not an encrypted private key (PKCS#8 PEM)"
         raise KeyFileError(path, problem, "make one with a passphrase, or give the right file")
+    preamble, pem = data[:start], data[start:]
     try:
         key = load_pem_private_key(pem, secret)
     except UnsupportedAlgorithm:
@@ -94,7 +102,15 @@ def load_key(path: Path, passphrase: str) -> KeyPair:
         raise KeyFileError(path, problem, "try the passphrase again, or restore a backup") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise _not_ed25519(path)
-    return KeyPair(key.private_bytes_raw())
+    keypair = KeyPair(key.private_bytes_raw())
+    if preamble != _address_line(keypair):
+        problem = "its key is not that of the address in its first line, so it is damaged"
+        raise KeyFileError(path, problem, "restore a backup, or save the key anew")
+    return keypair
+
+
+def _address_line(keypair: KeyPair) -> bytes:
+    return _ADDRESS + keypair.address.hex().encode() + b"\n"
 
 
 def _not_ed25519(path: Path) -> KeyFileError:

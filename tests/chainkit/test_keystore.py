@@ -1,11 +1,14 @@
 """Key files: what is written, who may read it, and what each bad file is refused with."""
 
+import base64
+import contextlib
 import os
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -77,7 +80,9 @@ def test_any_text_is_a_passphrase(path: Path, passphrase: str) -> None:
 
 def test_the_file_is_standard_and_encrypted(saved: Path) -> None:
     data = saved.read_bytes()
-    assert data.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    address, _, pem_bytes = data.partition(b"\n")
+    assert address == b"Address: 0x" + ALICE.address.hex().encode()
+    assert pem_bytes.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
     assert ALICE.seed not in data
     key = load_pem_private_key(data, PASSPHRASE.encode())
     assert isinstance(key, Ed25519PrivateKey)
@@ -209,6 +214,29 @@ def test_a_directory_and_a_fifo_are_refused_without_waiting(tmp_path: Path) -> N
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo, 0o600)
     assert "not a regular file" in refused(fifo)
+
+
+def test_a_bit_that_flips_in_the_ciphertext_yields_no_other_key(saved: Path) -> None:
+    """PKCS#8 encrypts in CBC, without authentication: some flips decrypt to another key."""
+    address, _, body = saved.read_bytes().partition(b"\n")
+    lines = body.splitlines()
+    der = base64.b64decode(b"".join(lines[1:-1]))
+    silent = 0
+    for position in range(len(der) - 48, len(der)):
+        flipped = bytearray(der)
+        flipped[position] ^= 1
+        damaged = b"\n".join([lines[0], base64.b64encode(flipped), lines[-1], b""])
+        with contextlib.suppress(ValueError, UnsupportedAlgorithm):
+            silent += bool(load_pem_private_key(damaged, PASSPHRASE.encode()))
+        saved.write_bytes(address + b"\n" + damaged)
+        refused(saved)
+    assert silent > 0  # the library alone would not have noticed
+
+
+@pytest.mark.parametrize("line", [b"", b"Address: 0x" + b"00" * 32 + b"\n", b"x\n"])
+def test_a_key_without_its_own_address_line_is_refused(path: Path, line: bytes) -> None:
+    key = pem(Ed25519PrivateKey.from_private_bytes(ALICE.seed))
+    assert "damaged" in refused(put(path, line + key))
 
 
 @given(data=st.data())
