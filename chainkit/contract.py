@@ -277,10 +277,21 @@ class Context:
         credit(self._execution.state, to, amount, self._execution.meter)
         self._execution.minted += amount
 
-    def write_system(self, name: str, record: Record) -> None:
-        """Write a record of the chain itself (system contracts only)."""
+    def credit_from_genesis(self, amount: int) -> None:
+        """Take into the contract's balance gwei that genesis already counts (stakes); at genesis only."""
+        if self._execution.env.height != 0:
+            raise TypeError("only genesis may credit without minting")
+        _add(self._execution.state, self.address, amount)
+
+    def write_system(self, name: str, record: Record | int) -> None:
+        """Write a record (or counter) of the chain itself (system contracts only)."""
         self.charge(gas.WRITE)
         self._execution.state.set(system_key(name), encode(record))
+
+    def delete_system(self, name: str) -> None:
+        """Leave a tombstone for a record of the chain itself (system contracts only)."""
+        self.charge(gas.WRITE)
+        self._execution.state.set(system_key(name), b"")
 
     def read_system(self, name: str, kind: type[R]) -> R | None:
         self.charge(gas.READ)
