@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from chainkit.block import (
     LAST_ERA_KEY,
+    MAX_BLOCK_BYTES,
     Block,
     Header,
     ValidatorSet,
@@ -18,6 +19,7 @@ from chainkit.block import (
     validators_key,
 )
 from chainkit.codec import Address, Bytes32, CodecError, decode
+from chainkit.contract import Event
 from chainkit.execution import (
     InvalidTransaction,
     Receipt,
@@ -39,7 +41,10 @@ class InvalidBlock(Exception):  # noqa: N818 - reads as the reason it is
 
 @dataclass(frozen=True)
 class ExecutedBlock:
-    """A block with all that its execution gave. ``changes`` are the state keys that it wrote."""
+    """A block with all that its execution gave. ``changes`` are the state keys that it wrote.
+
+    ``events`` are those of the block's beginning: no receipt holds them, whoever executes sees them.
+    """
 
     block: Block
     hash: Bytes32
@@ -47,6 +52,7 @@ class ExecutedBlock:
     receipts: tuple[Receipt, ...]
     tree: Tree
     changes: dict[bytes, bytes]
+    events: tuple[Event, ...] = ()
 
     @property
     def header(self) -> Header:
@@ -137,14 +143,21 @@ class Chain:
     ) -> tuple[ExecutedBlock, list[tuple[SignedTransaction, InvalidTransaction]]]:
         state = State(parent.tree)
         height, time = parent.header.height + 1, self.slot_time(slot)
-        env = begin_block(self.rules, state, height=height, slot=slot, time=time, proposer=proposer)
+        events: list[Event] = []
+        env = begin_block(
+            self.rules, state, height=height, slot=slot, time=time, proposer=proposer, events=events
+        )
         included: list[SignedTransaction] = []
         receipts: list[Receipt] = []
         skipped: list[tuple[SignedTransaction, InvalidTransaction]] = []
+        size = 0
         for tx in candidates:
             try:
+                if size + len(tx.wire) > MAX_BLOCK_BYTES:
+                    raise InvalidTransaction("block_full", "the block has too few bytes left")
                 receipts.append(apply_transaction(self.rules, state, tx))
                 included.append(tx)
+                size += len(tx.wire)
             except InvalidTransaction as refusal:
                 skipped.append((tx, refusal))
         changes = state.changes()
@@ -164,7 +177,9 @@ class Chain:
             gas_used=sum(receipt.gas_used for receipt in receipts),
         )
         block = Block(header, wires)
-        executed = ExecutedBlock(block, header.hash(), tuple(included), tuple(receipts), tree, changes)
+        executed = ExecutedBlock(
+            block, header.hash(), tuple(included), tuple(receipts), tree, changes, tuple(events)
+        )
         return executed, skipped
 
 

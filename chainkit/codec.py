@@ -27,7 +27,7 @@ Amount = U53
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Address = Bytes32
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 
 MAX_DECODE_BYTES = 4 * 1024 * 1024
 

@@ -331,8 +331,10 @@ def run_call(
     execution.meter.charge(gas.CALL)
     try:
         decoded = decode(declared.args, args)
-    except CodecError as error:
-        raise Revert("bad_arguments", f"{contract}.{method_name}: {error}") from None
+    except CodecError:
+        # The message is hashed into the receipt: the decoding library's words must not be in it.
+        wanted = declared.args.__name__
+        raise Revert("bad_arguments", f"{contract}.{method_name} takes a canonical {wanted}") from None
     if value:
         execution.meter.charge(gas.WRITE)
         debit(execution.state, sender, value)

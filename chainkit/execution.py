@@ -112,9 +112,19 @@ def supply(state: State) -> Supply:
 
 
 def begin_block(
-    rules: Rules, state: State, *, height: int, slot: int, time: int, proposer: Address
+    rules: Rules,
+    state: State,
+    *,
+    height: int,
+    slot: int,
+    time: int,
+    proposer: Address,
+    events: list[Event] | None = None,
 ) -> BlockEnvironment:
-    """Open a block: move the base fee, reset the gas count, run the contracts' hooks in name order."""
+    """Open a block: move the base fee, reset the gas count, run the contracts' hooks in name order.
+
+    What the hooks emit is appended to ``events``.
+    """
     previous = environment(state)
     env = BlockEnvironment(
         height=height,
@@ -128,13 +138,29 @@ def begin_block(
     for name in sorted(rules.contracts):
         contract = rules.contracts[name]
         if type(contract).begin_block is not Contract.begin_block:
-            contract.begin_block(system_context(rules, state, contract, env))
+            emitted = _run_hook(rules, state, contract, env)
+            if events is not None:
+                events.extend(emitted)
     return env
 
 
+def _run_hook(rules: Rules, state: State, contract: Contract, env: BlockEnvironment) -> list[Event]:
+    """Run one contract's hook; its books are kept like those of a transaction (promise P2)."""
+    execution = _system_execution(rules, state, contract, env)
+    start = state.checkpoint()
+    contract.begin_block(Context(execution, contract, contract.address, 0))
+    _count_supply(state, execution.minted, execution.burned)
+    check_supply(state, start, execution.minted - execution.burned)
+    return execution.events
+
+
 def system_context(rules: Rules, state: State, contract: Contract, env: BlockEnvironment) -> Context:
-    """A context for work that the chain itself asks of a contract (genesis, block hooks): unmetered."""
-    execution = Execution(
+    """A context for work that the chain itself asks of a contract at genesis: unmetered."""
+    return Context(_system_execution(rules, state, contract, env), contract, contract.address, 0)
+
+
+def _system_execution(rules: Rules, state: State, contract: Contract, env: BlockEnvironment) -> Execution:
+    return Execution(
         state=state,
         contracts=rules.contracts,
         env=env,
@@ -144,7 +170,6 @@ def system_context(rules: Rules, state: State, contract: Contract, env: BlockEnv
         meter=gas.GasMeter(MAX_AMOUNT),
         active=[contract.name],
     )
-    return Context(execution, contract, contract.address, 0)
 
 
 def intrinsic_gas(rules: Rules, tx: SignedTransaction) -> int:
@@ -244,7 +269,7 @@ def apply_transaction(rules: Rules, state: State, tx: SignedTransaction, *, forc
         burned += base
     _count_supply(state, execution.minted, burned)
     state.set(BLOCK_KEY, encode(_with_gas(env, gas_used)))
-    _check_supply(state, start, execution.minted - burned)
+    check_supply(state, start, execution.minted - burned)
     return Receipt(tx.id, not code, code, message, gas_used, fee, execution.events)
 
 
@@ -261,7 +286,7 @@ def _run_action(rules: Rules, execution: Execution, tx: SignedTransaction) -> tu
             move(state, body.sender, action.to, action.amount, execution.meter)
         else:
             run_call(execution, body.sender, action.contract, action.method, action.args, action.value)
-        _check_supply(state, mark, execution.minted - execution.burned)
+        check_supply(state, mark, execution.minted - execution.burned)
     except (Revert, gas.OutOfGas) as refusal:
         state.revert(mark)
         execution.events.clear()
@@ -284,8 +309,11 @@ def _count_supply(state: State, minted: int, burned: int) -> None:
         state.set(SUPPLY_KEY, encode(new))
 
 
-def _check_supply(state: State, mark: int, created: int) -> None:
-    """Balances moved, none appeared or vanished beyond ``created`` (Optimism's 2022 SELFDESTRUCT bug)."""
+def check_supply(state: State, mark: int, created: int) -> None:
+    """Balances moved, none appeared or vanished beyond ``created`` (Optimism's 2022 SELFDESTRUCT bug).
+
+    Raises `SupplyViolation`.
+    """
     delta = 0
     for key, old in state.changed_since(mark).items():
         if key[:1] == b"a":

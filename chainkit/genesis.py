@@ -7,6 +7,7 @@ the parent of block 1. Must not know which contracts exist: they are named in th
 from importlib import import_module
 from typing import Any
 
+from chainkit import gas
 from chainkit.block import Validator
 from chainkit.codec import (
     MAX_AMOUNT,
@@ -23,7 +24,7 @@ from chainkit.codec import (
     to_json,
 )
 from chainkit.contract import BLOCK_KEY, SUPPLY_KEY, BlockEnvironment, Contract, Revert, Supply
-from chainkit.execution import FeeParameters, Rules, system_context
+from chainkit.execution import FeeParameters, Rules, SupplyViolation, check_supply, system_context
 from chainkit.hashing import tagged_hash
 from chainkit.keys import is_dev_address, is_valid_address
 from chainkit.merkle import Tree
@@ -115,6 +116,10 @@ def check_genesis(genesis: Genesis) -> None:
         0 < genesis.fees.max_transaction_gas <= genesis.fees.block_gas_limit,
         "fees.max_transaction_gas must be positive and at most fees.block_gas_limit",
     )
+    _require(
+        genesis.fees.max_transaction_gas >= gas.TRANSACTION + gas.SIGNATURE,
+        f"fees.max_transaction_gas must be at least {gas.TRANSACTION + gas.SIGNATURE}",
+    )
     _check_keys("accounts", [a.address for a in genesis.accounts], genesis.devnet)
     _check_keys("validators", [v.address for v in genesis.validators], genesis.devnet)
     for validator in genesis.validators:
@@ -159,6 +164,10 @@ def genesis_state(genesis: Genesis) -> tuple[Rules, Tree]:
             contract.genesis(system_context(rules, state, contract, env), genesis)
         except (Revert, CodecError, ValueError) as error:
             raise GenesisError(f"contracts.{name}: {error}") from None
+    try:
+        check_supply(state, 0, genesis.total_supply)
+    except SupplyViolation as error:
+        raise GenesisError(f"total supply: {error}; the stakes of validators need a contract") from None
     return rules, state.commit()
 
 

@@ -51,7 +51,7 @@ class State:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._values: dict[bytes, bytes] = {}  # every key read or written since the tree
-        self._dirty: dict[bytes, None] = {}
+        self._dirty: dict[bytes, bytes] = {}  # every key written since the tree, with its value there
         self._journal: list[tuple[bytes, bytes]] = []
 
     def get(self, key: bytes) -> bytes:
@@ -66,7 +66,7 @@ class State:
         if old != value:
             self._journal.append((key, old))
             self._values[key] = value
-            self._dirty[key] = None
+            self._dirty.setdefault(key, old)
 
     def checkpoint(self) -> int:
         """A mark to `revert` to."""
@@ -90,16 +90,19 @@ class State:
         return sorted(self._values)
 
     def commit(self) -> Tree:
-        """Fold all writes into the tree in one batch; the marks taken before become void."""
+        """Fold all writes into the tree in one batch; the marks taken before become void.
+
+        What was written and undone leaves no trace, not even an empty leaf: the root depends on content only.
+        """
         if self._dirty:
-            self._tree = self._tree.update({key: self._values[key] for key in self._dirty})
+            self._tree = self._tree.update(self.changes())
             self._dirty.clear()
         self._journal.clear()
         return self._tree
 
     def changes(self) -> dict[bytes, bytes]:
         """What the next `commit` would write (before it is called)."""
-        return {key: self._values[key] for key in self._dirty}
+        return {key: self._values[key] for key, old in self._dirty.items() if self._values[key] != old}
 
     def root(self) -> bytes:
         """The Merkle root after all writes so far (commits them)."""
