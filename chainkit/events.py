@@ -1,0 +1,122 @@
+"""The event log of a service, and waking those who wait for its next entry.
+
+Responsible for appending and following. Must not know what the events mean, nor how they reach a client.
+
+A follower holds no queue: it reads the store at its own pace and sleeps when it has caught up, so a slow one
+costs a cursor and can neither lose an event nor fill the memory.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from chainkit.codec import Bytes32, CodecError, decode, to_json
+from chainkit.contract import Contract, Event
+from chainkit.execution import Receipt
+from chainkit.store import Store, StoredEvent
+
+MAX_FOLLOWERS = 64
+_BATCH = 128
+
+
+class TooManyFollowersError(Exception):
+    """The log has as many followers as it takes."""
+
+
+class EventLog:
+    """The log in ``store``, with followers. Used from the event loop's thread."""
+
+    def __init__(self, store: Store, *, max_followers: int = MAX_FOLLOWERS) -> None:
+        self._store = store
+        self._max_followers = max_followers
+        self._followers = 0
+        self._closed = False
+        self._changed = asyncio.Event()
+        store.on_commit(self._wake)
+
+    def append(
+        self, name: str, data: Mapping[str, Any], *, height: int, source: str, tx_id: Bytes32 | None = None
+    ) -> int:
+        """Append an event (inside the store's transaction, if one is open); returns its number.
+
+        ``name`` is past-tense (`BatchFlagged`), ``source`` is who says so: a contract, or the service's role.
+        """
+        return self._store.append_event(name, data, height=height, source=source, tx_id=tx_id)
+
+    def append_receipts(
+        self, contracts: Mapping[str, Contract], receipts: Sequence[Receipt], height: int
+    ) -> None:
+        """Append what contracts emitted in a block, decoded by the types that they declare."""
+        for receipt in receipts:
+            for event in receipt.events:
+                data = event_data(contracts, event)
+                self.append(event.name, data, height=height, source=event.contract, tx_id=receipt.tx_id)
+
+    def read(self, from_seq: int, limit: int) -> list[StoredEvent]:
+        """At most ``limit`` events from number ``from_seq`` on."""
+        return self._store.events_from(from_seq, limit)
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last event; 0 if there is none."""
+        return self._store.last_seq()
+
+    @property
+    def followers(self) -> int:
+        """How many are following now."""
+        return self._followers
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more follower would be refused."""
+        return self._followers >= self._max_followers
+
+    async def follow(self, from_seq: int) -> AsyncIterator[StoredEvent]:
+        """Each event from number ``from_seq`` on, once and in order, without end until `close`.
+
+        Raises `TooManyFollowersError` at the first step if the log has its fill.
+        """
+        if self.is_full:
+            raise TooManyFollowersError(f"{self._max_followers} streams are open already")
+        self._followers += 1
+        try:
+            while not self._closed:
+                changed = self._changed  # before the read, so that no commit falls between
+                batch = self._store.events_from(from_seq, _BATCH)
+                for event in batch:
+                    yield event
+                    if self._closed:
+                        return
+                    from_seq = event.seq + 1
+                if len(batch) < _BATCH:
+                    await changed.wait()
+        finally:
+            self._followers -= 1
+
+    async def wait(self, after_seq: int, seconds: float) -> None:
+        """Return when an event after ``after_seq`` is there, or ``seconds`` have gone, or at `close`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._closed and self.last_seq <= after_seq:
+                    await self._changed.wait()
+
+    def close(self) -> None:
+        """End every follower now (the service is stopping)."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+def event_data(contracts: Mapping[str, Contract], event: Event) -> dict[str, Any]:
+    """A contract's event as JSON-able values; ``{"raw": hex}`` if its type is not known."""
+    contract = contracts.get(event.contract)
+    kind = None if contract is None else contract.event_types.get(event.name)
+    if kind is not None:
+        with suppress(CodecError):
+            data: dict[str, Any] = to_json(decode(kind, event.data))
+            return data
+    return {"raw": to_json(event.data)}

@@ -1,0 +1,379 @@
+"""What a service keeps on disk: final state, blocks, transactions and the event log, in one SQLite file.
+
+Responsible for all-or-nothing writes that survive a crash at any point, and for refusing a file that is not
+this chain's. Must not know what a block means, who may write, or how long anything lives.
+
+One connection, used from one thread (the event loop's). A ``with store.transaction():`` must hold no await.
+"""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chainkit.codec import Bytes32, decode, encode
+from chainkit.datadir import DataDirError, DataDirLock
+from chainkit.execution import Receipt
+from chainkit.merkle import Tree
+from chainkit.transaction import SignedTransaction
+
+SCHEMA_VERSION = 1
+FILE_NAME = "node.db"
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE blocks (
+  height INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, block BLOB NOT NULL, certificate BLOB);
+CREATE TABLE transactions (
+  height INTEGER NOT NULL, position INTEGER NOT NULL, id BLOB NOT NULL, executed INTEGER NOT NULL,
+  wire BLOB NOT NULL, receipt BLOB NOT NULL, signed_receipt BLOB,
+  PRIMARY KEY (height, position)) WITHOUT ROWID;
+CREATE INDEX transactions_by_id ON transactions (id);
+CREATE TABLE events (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, height INTEGER NOT NULL, source TEXT NOT NULL, name TEXT NOT NULL,
+  data TEXT NOT NULL, tx_id BLOB);
+"""
+
+
+class StoreError(Exception):
+    """The store cannot be used; one line says why and what to do."""
+
+
+class StoredBlock(NamedTuple):
+    """A block as it was put: its encoded bytes and its encoded certificate, if it has one."""
+
+    height: int
+    hash: Bytes32
+    block: bytes
+    certificate: bytes | None
+
+
+class StoredTransaction(NamedTuple):
+    """A transaction in a block, with the receipt that it got there."""
+
+    height: int
+    position: int
+    wire: bytes
+    receipt: Receipt
+    signed_receipt: bytes | None
+
+
+class StoredEvent(NamedTuple):
+    """An entry of the event log; ``seq`` counts from 1 and never goes back. ``source`` is who emitted it."""
+
+    seq: int
+    height: int
+    source: str
+    name: str
+    data: dict[str, Any]
+    tx_id: Bytes32 | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape that ``GET /events`` and the stream serve."""
+        tx = None if self.tx_id is None else "0x" + self.tx_id.hex()
+        return {
+            "seq": self.seq,
+            "height": self.height,
+            "source": self.source,
+            "name": self.name,
+            "data": self.data,
+            "tx": tx,
+        }
+
+
+class Store:
+    """The store of one service in ``path`` (a directory, made if missing and locked while open).
+
+    ``genesis_hash`` and ``role`` (such as "l1node" or "sequencer") are written at first and checked ever
+    after. Raises `StoreError` for a directory in use, a corrupt file, another chain, another role or a newer schema;
+    every other method raises it when the disk fails.
+    """
+
+    def __init__(self, path: Path, *, genesis_hash: bytes, role: str) -> None:
+        self.path = path
+        self.file = path / FILE_NAME
+        self._depth = 0
+        self._doomed = False
+        self._listeners: list[Callable[[], None]] = []
+        try:
+            self._lock = DataDirLock(path)
+        except DataDirError as error:
+            raise StoreError(str(error)) from None
+        try:
+            self._db = self._open()
+            try:
+                self._check_identity(genesis_hash, role)
+            except BaseException:
+                self._db.close()
+                raise
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            db = sqlite3.connect(self.file, isolation_level=None, timeout=5, cached_statements=64)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from None
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("PRAGMA cache_size=-4096")  # KiB: a service stays small
+            db.execute("PRAGMA journal_size_limit=8388608")
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+        except sqlite3.Error as error:
+            db.close()
+            raise self._unusable(error) from None
+        return db
+
+    def _unusable(self, error: sqlite3.Error) -> StoreError:
+        reason = " ".join(str(error).split())
+        return StoreError(
+            f"data file {str(self.file)!r} cannot be used ({reason}); restore it from a snapshot, or delete "
+            f"the directory to start again from genesis"
+        )
+
+    def _check_identity(self, genesis_hash: bytes, role: str) -> None:
+        try:
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                self._create(genesis_hash, role)
+                return
+        except sqlite3.Error as error:
+            raise self._unusable(error) from None
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"data directory {str(self.path)!r} was written by another version of layerlab "
+                f"(schema {version}, this one has {SCHEMA_VERSION}); use that version, or give another directory with --data"
+            )
+        known = self.get_meta("genesis")
+        if known != genesis_hash:
+            raise StoreError(
+                f"data directory {str(self.path)!r} belongs to another chain (its genesis is "
+                f"{_short(known)}, yours is {_short(genesis_hash)}); give its genesis file, or another --data"
+            )
+        owner = (self.get_meta("role") or b"").decode("utf-8", "replace")
+        if owner != role:
+            raise StoreError(
+                f"data directory {str(self.path)!r} belongs to a {owner or 'nameless role'}, not to a "
+                f"{role}; give another directory with --data"
+            )
+
+    def _create(self, genesis_hash: bytes, role: str) -> None:
+        if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
+            raise sqlite3.DatabaseError("it is not a layerlab file")
+        with self.transaction():
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
+            self.set_meta("genesis", genesis_hash)
+            self.set_meta("role", role.encode())
+            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    # --- transactions ---
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Group writes: all of them are on disk when the outermost block ends, or none. May be nested.
+
+        An exception inside, also one caught further out but still inside, undoes the whole group.
+        """
+        if self._depth == 0:
+            self._doomed = False
+            self._run("BEGIN IMMEDIATE")
+        self._depth += 1
+        try:
+            yield
+        except BaseException:
+            self._doomed = True
+            raise
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._end()
+
+    def _end(self) -> None:
+        if self._doomed:
+            with suppress(sqlite3.Error):  # SQLite may have rolled back by itself (disk full)
+                self._db.execute("ROLLBACK")
+            return
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise self._unusable(error) from None
+        for listener in self._listeners:
+            listener()
+
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` after every commit, when its writes can be read."""
+        self._listeners.append(listener)
+
+    def _run(self, sql: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from None
+
+    def _write(self, sql: str, rows: Iterable[tuple[object, ...]]) -> None:
+        with self.transaction():
+            try:
+                self._db.executemany(sql, rows)
+            except sqlite3.Error as error:
+                raise self._unusable(error) from None
+
+    # --- meta and state ---
+
+    def get_meta(self, key: str) -> bytes | None:
+        """A small value of the service's own."""
+        row = self._run("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def set_meta(self, key: str, value: bytes) -> None:
+        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, value)])
+
+    def load_state(self) -> Tree:
+        """The state that was last applied, rebuilt in one batch."""
+        return Tree().update(dict(self._run("SELECT key, value FROM state")))
+
+    def apply_state_changes(self, changes: Mapping[bytes, bytes], height: int) -> None:
+        """Move the stored state to ``height``. Empty values are kept: tombstones are part of the root."""
+        with self.transaction():
+            self._write("INSERT OR REPLACE INTO state VALUES (?, ?)", changes.items())
+            self.set_meta("state_height", encode(height))
+
+    def replace_state(self, state: Mapping[bytes, bytes], height: int) -> None:
+        """Forget the stored state and put this one in its place (a rollup goes back to an earlier root)."""
+        with self.transaction():
+            self._run("DELETE FROM state")
+            self.apply_state_changes(state, height)
+
+    def state_height(self) -> int | None:
+        """The height of the stored state; None before the first `apply_state_changes`."""
+        value = self.get_meta("state_height")
+        return None if value is None else decode(int, value)
+
+    # --- blocks and transactions ---
+
+    def put_block(
+        self,
+        block: bytes,
+        height: int,
+        block_hash: Bytes32,
+        certificate: bytes | None,
+        transactions: Iterable[tuple[SignedTransaction, Receipt]],
+    ) -> None:
+        """Store a block and its transactions. Raises `StoreError` if that height or hash is there already."""
+        rows = (
+            (height, position, tx.id, receipt.gas_used > 0, tx.wire, encode(receipt))
+            for position, (tx, receipt) in enumerate(transactions)
+        )
+        with self.transaction():
+            self._write("INSERT INTO blocks VALUES (?, ?, ?, ?)", [(height, block_hash, block, certificate)])
+            self._write("INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, NULL)", rows)
+
+    def set_certificate(self, height: int, certificate: bytes) -> None:
+        """Add the certificate of a stored block."""
+        self._write("UPDATE blocks SET certificate = ? WHERE height = ?", [(certificate, height)])
+
+    def set_signed_receipt(self, height: int, position: int, signed_receipt: bytes) -> None:
+        """Keep the promise that was given for a stored transaction."""
+        self._write(
+            "UPDATE transactions SET signed_receipt = ? WHERE height = ? AND position = ?",
+            [(signed_receipt, height, position)],
+        )
+
+    def remove_blocks_above(self, height: int) -> None:
+        """Drop the blocks after ``height`` and their transactions (a rollup reverts). Events stay."""
+        with self.transaction():
+            self._run("DELETE FROM blocks WHERE height > ?", (height,))
+            self._run("DELETE FROM transactions WHERE height > ?", (height,))
+
+    def block_by_height(self, height: int) -> StoredBlock | None:
+        row = self._run("SELECT * FROM blocks WHERE height = ?", (height,)).fetchone()
+        return None if row is None else StoredBlock(*row)
+
+    def block_by_hash(self, block_hash: Bytes32) -> StoredBlock | None:
+        row = self._run("SELECT * FROM blocks WHERE hash = ?", (block_hash,)).fetchone()
+        return None if row is None else StoredBlock(*row)
+
+    def blocks_from(self, height: int, limit: int) -> list[StoredBlock]:
+        """At most ``limit`` blocks in order, from ``height`` on."""
+        rows = self._run("SELECT * FROM blocks WHERE height >= ? ORDER BY height LIMIT ?", (height, limit))
+        return [StoredBlock(*row) for row in rows]
+
+    def head_height(self) -> int:
+        """The height of the last stored block; 0 (genesis) if there is none."""
+        return int(self._run("SELECT coalesce(max(height), 0) FROM blocks").fetchone()[0])
+
+    def transaction_by_id(self, tx_id: Bytes32) -> StoredTransaction | None:
+        """Where a transaction stands; of several places (a replay on a rollup), where it was executed."""
+        row = self._run(
+            "SELECT height, position, wire, receipt, signed_receipt FROM transactions WHERE id = ? "
+            "ORDER BY executed DESC, height DESC LIMIT 1",
+            (tx_id,),
+        ).fetchone()
+        return None if row is None else _stored_transaction(row)
+
+    def transactions_of(self, height: int) -> list[StoredTransaction]:
+        """The transactions of a block, in order."""
+        rows = self._run(
+            "SELECT height, position, wire, receipt, signed_receipt FROM transactions WHERE height = ? "
+            "ORDER BY position",
+            (height,),
+        )
+        return [_stored_transaction(row) for row in rows]
+
+    # --- events ---
+
+    def append_event(
+        self, name: str, data: Mapping[str, Any], *, height: int, source: str, tx_id: Bytes32 | None = None
+    ) -> int:
+        """Append to the event log; returns the number (seq) of the entry. ``data`` is JSON-able."""
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+        with self.transaction():
+            cursor = self._run(
+                "INSERT INTO events (height, source, name, data, tx_id) VALUES (?, ?, ?, ?, ?)",
+                (height, source, name, text, tx_id),
+            )
+        return int(cursor.lastrowid or 0)
+
+    def events_from(self, seq: int, limit: int) -> list[StoredEvent]:
+        """At most ``limit`` events in order, from number ``seq`` on."""
+        rows = self._run("SELECT * FROM events WHERE seq >= ? ORDER BY seq LIMIT ?", (seq, limit))
+        return [
+            StoredEvent(number, height, source, name, json.loads(data), tx_id)
+            for number, height, source, name, data, tx_id in rows
+        ]
+
+    def last_seq(self) -> int:
+        """The number of the last event; 0 if there is none."""
+        return int(self._run("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
+
+    # --- the file ---
+
+    def size(self) -> int:
+        """Bytes on disk, write-ahead log included."""
+        files = (self.file, self.file.with_name(FILE_NAME + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file, close it and unlock the directory."""
+        with suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+        self._lock.close()
+
+
+def _stored_transaction(row: tuple[Any, ...]) -> StoredTransaction:
+    height, position, wire, receipt, signed_receipt = row
+    return StoredTransaction(height, position, wire, decode(Receipt, receipt), signed_receipt)
+
+
+def _short(value: bytes | None) -> str:
+    return "missing" if value is None else "0x" + value.hex()[:16]
