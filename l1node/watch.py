@@ -1,0 +1,121 @@
+"""What has been signed lately: the vote table, and the contradictions found in it.
+
+Responsible for keeping at most one vote a validator and slot, for counting votes, and for noticing two
+signed messages that contradict each other (`l1node.evidence`).
+Must not know blocks, stakes or validator sets, nor check signatures: whoever calls it does.
+"""
+
+from chainkit.block import SignedHeader, Vote
+from chainkit.codec import Address, Bytes32
+from l1node.evidence import Evidence, ProposalEvidence, VoteEvidence
+
+RECENT_SLOTS = 64
+"""Votes and proposals of older slots are no longer taken one by one (certificates still are)."""
+
+EVIDENCE_SLOTS = 1 << 16
+"""How many slots a voter's highest vote is remembered: at least an unbonding period."""
+
+MAX_HEADERS = 2
+"""Proposals kept a proposer and slot: two prove the offence, a third adds nothing."""
+
+
+def contradiction(a: Vote, b: Vote) -> VoteEvidence | None:
+    """The offence that two votes of one voter prove, if they do."""
+    if a.slot == b.slot:
+        return VoteEvidence(a, b) if a.block_hash != b.block_hash else None
+    first, second = (a, b) if a.slot < b.slot else (b, a)
+    return VoteEvidence(first, second) if second.height < first.height else None
+
+
+class Watch:
+    """Verified votes and proposal headers of recent slots, and each voter's highest vote.
+
+    Memory is bounded by ``RECENT_SLOTS`` x validators, once `prune` is called as slots pass.
+    """
+
+    def __init__(self, evidence_slots: int = EVIDENCE_SLOTS) -> None:
+        self._evidence_slots = evidence_slots
+        self._votes: dict[int, dict[Address, Vote]] = {}
+        self._highest: dict[Address, Vote] = {}
+        self._headers: dict[tuple[int, Address], list[SignedHeader]] = {}
+        self._reported: set[tuple[str, int, Address]] = set()
+        self._floor = 0
+
+    # --- votes ---
+
+    def has_settled(self, vote: Vote) -> bool:
+        """Whether the vote can tell nothing new: it is kept, or its voter convicted in that slot."""
+        kept = self._votes.get(vote.slot, {}).get(vote.voter)
+        if kept is None:
+            return False
+        return kept.block_hash == vote.block_hash or ("double-vote", vote.slot, vote.voter) in self._reported
+
+    def contradicted(self, vote: Vote) -> VoteEvidence | None:
+        """Evidence, not reported before, that this vote and one that is kept are an offence."""
+        seen = [slot[vote.voter] for slot in self._votes.values() if vote.voter in slot]
+        highest = self._highest.get(vote.voter)
+        if highest is not None:
+            seen.append(highest)
+        for other in seen:
+            evidence = contradiction(other, vote)
+            if evidence is not None and _offence(evidence) not in self._reported:
+                return evidence
+        return None
+
+    def keep(self, vote: Vote) -> None:
+        """Remember a verified vote: the first of its voter and slot, and the voter's highest."""
+        if vote.slot >= self._floor:
+            self._votes.setdefault(vote.slot, {}).setdefault(vote.voter, vote)
+        highest = self._highest.get(vote.voter)
+        if highest is None or vote.height >= highest.height or self._expired(highest, vote.slot):
+            self._highest[vote.voter] = vote
+
+    def votes_for(self, slot: int, height: int, block_hash: Bytes32) -> list[Vote]:
+        """The kept votes for exactly this place and hash, sorted by voter."""
+        votes = self._votes.get(slot, {}).values()
+        wanted = [v for v in votes if v.block_hash == block_hash and v.height == height]
+        return sorted(wanted, key=lambda vote: vote.voter)
+
+    # --- proposals ---
+
+    def headers(self, slot: int, proposer: Address) -> list[SignedHeader]:
+        """The kept proposals of a proposer in a slot, in order of arrival; at most `MAX_HEADERS`."""
+        return self._headers.get((slot, proposer), [])
+
+    def keep_header(self, header: SignedHeader) -> ProposalEvidence | None:
+        """Remember a verified header; evidence if it is the proposer's second one in the slot."""
+        kept = self._headers.setdefault((header.slot, header.proposer), [])
+        if len(kept) >= MAX_HEADERS or any(h.block_hash == header.block_hash for h in kept):
+            return None
+        kept.append(header)
+        return ProposalEvidence(kept[0], header) if len(kept) > 1 else None
+
+    # --- both ---
+
+    def report(self, evidence: Evidence) -> None:
+        """Note that this offence has been reported, so that it is not again."""
+        self._reported.add(_offence(evidence))
+
+    def prune(self, slot: int) -> None:
+        """Forget what is too old in ``slot``."""
+        self._floor = max(self._floor, slot - RECENT_SLOTS)
+        for old in [s for s in self._votes if s < self._floor]:
+            del self._votes[old]
+        for place in [p for p in self._headers if p[0] < self._floor]:
+            del self._headers[place]
+        for voter in [v for v, vote in self._highest.items() if self._expired(vote, slot)]:
+            del self._highest[voter]
+        oldest = slot - self._evidence_slots
+        self._reported = {offence for offence in self._reported if offence[1] >= oldest}
+
+    def _expired(self, vote: Vote, slot: int) -> bool:
+        return slot - vote.slot > self._evidence_slots
+
+
+def _offence(evidence: Evidence) -> tuple[str, int, Address]:
+    # A vote that is too high makes every later vote lower: it is one offence, so it counts by its first vote.
+    first, second = evidence.first, evidence.second
+    if isinstance(evidence, ProposalEvidence):
+        return "double-propose", first.slot, evidence.first.proposer
+    kind = "double-vote" if first.slot == second.slot else "vote-lower"
+    return kind, first.slot, evidence.first.voter
