@@ -95,7 +95,7 @@ class ChainBackend(Protocol):
     def event_log(self) -> EventLog: ...
 
     def status(self) -> Mapping[str, Any]:
-        """The service's own part of ``GET /status`` (role, peers, faults); the router adds chain and heads."""
+        """The service's part of ``GET /status`` (role, peers, faults); the router adds chain and heads."""
 
     def head(self, ref: HeadRef) -> Head | None:
         """A head of the chain; genesis counts. None while it is not known (nothing safe yet, say)."""

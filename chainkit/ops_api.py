@@ -114,8 +114,9 @@ def events_router(log: EventLog) -> APIRouter:
     @router.get(
         "/events/stream",
         summary="Server-sent events: each event once, in order, from the first on",
-        description="The id of each message is its number. A connection that broke is resumed with the header "
-        "`Last-Event-ID` (browsers send it by themselves) or with `?from=`; `?from=now` leaves out the past.",
+        description="The id of each message is its number. A connection that broke is resumed with the "
+        "header `Last-Event-ID` (browsers send it by themselves) or with `?from=`; `?from=now` leaves out "
+        "the past.",
         response_class=EventSourceResponse,
     )
     async def stream(

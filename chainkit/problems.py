@@ -91,7 +91,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 def _from_validation(error: RequestValidationError) -> Problem:
     first = error.errors()[0] if error.errors() else {"loc": (), "msg": "invalid"}
     where = ".".join(str(part)[:50] for part in first["loc"])
-    message = str(first["msg"])[:200]
+    message = str(first["msg"]).removeprefix("Value error, ")[:200]
     return Problem(422, "invalid_parameter", "A parameter is invalid", f"{where}: {message}", parameter=where)
 
 

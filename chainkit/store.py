@@ -88,8 +88,8 @@ class Store:
     """The store of one service in ``path`` (a directory, made if missing and locked while open).
 
     ``genesis_hash`` and ``role`` (such as "l1node" or "sequencer") are written at first and checked ever
-    after. Raises `StoreError` for a directory in use, a corrupt file, another chain, another role or a newer schema;
-    every other method raises it when the disk fails.
+    after. Raises `StoreError` for a directory in use, a corrupt file, another chain, another role or another
+    schema; every other method raises it when the disk fails.
     """
 
     def __init__(self, path: Path, *, genesis_hash: bytes, role: str) -> None:
@@ -149,7 +149,8 @@ class Store:
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"data directory {str(self.path)!r} was written by another version of layerlab "
-                f"(schema {version}, this one has {SCHEMA_VERSION}); use that version, or give another directory with --data"
+                f"(schema {version}, this one has {SCHEMA_VERSION}); use that version, or give another "
+                f"directory with --data"
             )
         known = self.get_meta("genesis")
         if known != genesis_hash:

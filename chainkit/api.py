@@ -1,0 +1,343 @@
+"""The chain API: the routes that L1 and every rollup serve alike.
+
+Responsible for parameters, bodies and status codes of DESIGN.md section 7's chain API. Must not know which
+chain is behind it: it asks a `chainkit.backend.ChainBackend`.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from chainkit.backend import HEAD_REFS, BlockView, ChainBackend, Head, HeadRef, SubmitResult
+from chainkit.codec import MAX_AMOUNT, Address, Bytes32, CodecError, parse_hex, to_json
+from chainkit.execution import InvalidTransaction
+from chainkit.fees import suggest_fees
+from chainkit.genesis import genesis_to_json
+from chainkit.keys import is_valid_address
+from chainkit.ops_api import JsonResponse, QueryInt, events_router, health_router, metrics_router
+from chainkit.problems import Problem, not_found
+from chainkit.state import State
+from chainkit.submission import (
+    DevRequest,
+    check_submitted,
+    dev_key,
+    read_batch,
+    read_json,
+    refused,
+    sign_dev_request,
+)
+from chainkit.transaction import SignedTransaction, verify_signatures
+from chainkit.views import (
+    account_json,
+    block_json,
+    contract_json,
+    contract_summary,
+    head_json,
+    json_bytes,
+    proof_json,
+    signed_json,
+    transaction_json,
+)
+
+__all__ = ["ChainBackend", "chain_router"]
+
+MAX_BLOCKS: Final = 50
+_SMALL_BATCH: Final = 16  # signatures that are verified in place: about a millisecond
+
+At = Annotated[HeadRef, Query(description="which head to look at")]
+
+_EXAMPLES = {
+    "devnet: transfer": {
+        "value": {"from": "alice", "action": {"type": "transfer", "to": "bob", "amount": 1_000_000_000}}
+    },
+    "devnet: contract call": {
+        "value": {
+            "from": "alice",
+            "action": {"type": "call", "contract": "bridge", "method": "deposit", "args": {}, "value": 1},
+        }
+    },
+    "signed": {
+        "value": {
+            "chain_id": 900,
+            "sender": "0x" + "11" * 32,
+            "nonce": 0,
+            "gas_limit": 30_000,
+            "max_fee_per_gas": 10,
+            "tip_per_gas": 1,
+            "action": {"type": "transfer", "to": "0x" + "22" * 32, "amount": 5},
+            "signature": "0x" + "33" * 64,
+        }
+    },
+}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"type": "object"}, "examples": _EXAMPLES},
+            "application/msgpack": {
+                "schema": {
+                    "type": "string",
+                    "format": "binary",
+                    "description": "an array of at most 1000 transactions, each as its wire bytes (bin)",
+                }
+            },
+        },
+    }
+}
+
+
+def chain_router(backend: ChainBackend) -> APIRouter:
+    """Every route of the chain API, health, metrics and events included."""
+    router = APIRouter()
+    router.include_router(_chain_routes(backend))
+    router.include_router(_account_routes(backend))
+    router.include_router(_transaction_routes(backend))
+    router.include_router(events_router(backend.event_log))
+    router.include_router(health_router(backend.ready))
+    router.include_router(metrics_router(lambda: _gauges(backend), backend.metrics))
+    return router
+
+
+# --- chain ------------------------------------------------------------------------------------------------
+
+
+def _chain_routes(backend: ChainBackend) -> APIRouter:
+    router = APIRouter(tags=["chain"])
+    contracts = backend.rules.contracts
+    genesis_body = json_bytes(genesis_to_json(backend.genesis))
+
+    @router.get("/status", summary="Chain, heads, suggested fees, and the service's own state")
+    async def status() -> Response:
+        return JsonResponse(_status(backend))
+
+    @router.get("/genesis", summary="The genesis file (its hash is in /status)")
+    async def genesis() -> Response:
+        return Response(genesis_body, media_type="application/json")
+
+    @router.get("/blocks", summary="Blocks by height, oldest first; without `from` the last ones")
+    async def blocks(
+        from_: Annotated[QueryInt | None, Query(alias="from", description="the first height")] = None,
+        limit: Annotated[QueryInt, Query(ge=1, le=MAX_BLOCKS)] = 20,
+    ) -> Response:
+        top = _head(backend, "head").header.height
+        start = max(0, top - limit + 1) if from_ is None else from_
+        found: list[BlockView] = []
+        for height in range(start, min(start + limit, top + 1)):
+            view = backend.block(height)
+            if view is None:
+                break
+            found.append(view)
+        shown = [block_json(contracts, view, full=False) for view in found]
+        return JsonResponse({"blocks": shown, "next": start + len(found), "head": top})
+
+    @router.get("/blocks/{ref}", summary="A block by height, hash, or as `head`, `safe` or `finalized`")
+    async def block(
+        ref: Annotated[str, Path(description="height, 0x-hash, head, safe or finalized", max_length=66)],
+        full: Annotated[bool, Query(description="transactions in full instead of their hashes")] = False,
+    ) -> Response:
+        view = backend.block(_block_ref(backend, ref))
+        if view is None:
+            top = _head(backend, "head").header.height
+            raise not_found("block", ref, head=top)
+        return JsonResponse(block_json(contracts, view, full=full))
+
+    return router
+
+
+def _status(backend: ChainBackend) -> dict[str, Any]:
+    genesis = backend.genesis
+    head = _head(backend, "head")
+    return {
+        "chain_id": genesis.chain_id,
+        "name": genesis.name,
+        "genesis_hash": to_json(backend.genesis_hash),
+        "devnet": genesis.devnet,
+        "slot_ms": genesis.slot_ms,
+        "heads": {ref: head_json(backend.head(ref)) for ref in HEAD_REFS},
+        "fees": suggest_fees(backend.rules, head.tree)._asdict(),
+        "events": backend.event_log.last_seq,
+        **to_json(backend.status()),
+    }
+
+
+def _gauges(backend: ChainBackend) -> dict[str, float]:
+    gauges: dict[str, float] = {
+        "events": backend.event_log.last_seq,
+        "event_streams": backend.event_log.followers,
+    }
+    for ref in HEAD_REFS:
+        head = backend.head(ref)
+        if head is not None:
+            gauges[f"{ref}_height"] = head.header.height
+    gauges["ready"] = float(backend.ready()[0])
+    return gauges
+
+
+def _head(backend: ChainBackend, ref: HeadRef) -> Head:
+    head = backend.head(ref)
+    if head is None:
+        raise Problem(404, "unknown_head", "No such head yet", f"this chain has no {ref} block yet")
+    return head
+
+
+def _block_ref(backend: ChainBackend, ref: str) -> int | Bytes32:
+    for name in HEAD_REFS:
+        if ref == name:
+            return _head(backend, name).hash
+    if ref.isascii() and ref.isdigit() and len(ref) <= 16 and int(ref) <= MAX_AMOUNT:
+        return int(ref)
+    try:
+        return parse_hex(ref, "the block", 32)
+    except CodecError:
+        raise Problem(
+            422, "invalid_block_reference", "Not a block", "give a height, a 0x-hash, head, safe or finalized"
+        ) from None
+
+
+# --- accounts and contracts -------------------------------------------------------------------------------
+
+
+def _account_routes(backend: ChainBackend) -> APIRouter:
+    router = APIRouter(tags=["accounts"])
+    genesis, contracts = backend.genesis, backend.rules.contracts
+    known_as = "0x and 64 lower-case hex digits; on a devnet also a well-known name (alice)"
+    account_path = Path(description=known_as, max_length=80)
+
+    @router.get("/accounts/{address}", summary="Balance (gwei) and nonce; an unknown account has 0 and 0")
+    async def account(address: Annotated[str, account_path], at: At = "head") -> Response:
+        who = _address(backend, address)
+        shown = account_json(genesis, _head(backend, at), at, who, backend.pending_nonce(who))
+        return JsonResponse(shown)
+
+    @router.get("/accounts/{address}/proof", summary="A Merkle proof of the account, or that there is none")
+    async def proof(address: Annotated[str, account_path], at: At = "finalized") -> Response:
+        return JsonResponse(proof_json(_head(backend, at), at, _address(backend, address)))
+
+    @router.get("/contracts", summary="The contracts of this chain")
+    async def all_contracts() -> Response:
+        return JsonResponse({"contracts": [contract_summary(contracts[name]) for name in sorted(contracts)]})
+
+    @router.get("/contracts/{name}", summary="A contract's methods, parameters and public state")
+    async def contract(name: Annotated[str, Path(max_length=32)], at: At = "head") -> Response:
+        found = contracts.get(name)
+        if found is None:
+            raise not_found("contract", name, known=sorted(contracts))
+        return JsonResponse(contract_json(found, _head(backend, at)))
+
+    return router
+
+
+def _address(backend: ChainBackend, text: str) -> Address:
+    if not text.startswith("0x") and backend.genesis.devnet:
+        return dev_key(backend.genesis, text).address
+    try:
+        address = parse_hex(text, "an address", 32)
+    except CodecError as error:
+        raise Problem(422, "invalid_address", "Not an address", str(error)) from None
+    if not is_valid_address(address) and not State(_head(backend, "head").tree).has_account(address):
+        raise Problem(422, "invalid_address", "Not an address", "it is not a valid Ed25519 public key")
+    return address
+
+
+# --- transactions -----------------------------------------------------------------------------------------
+
+
+def _transaction_routes(backend: ChainBackend) -> APIRouter:
+    router = APIRouter(tags=["transactions"])
+    contracts = backend.rules.contracts
+    # Two requests to sign for one account must not be given one nonce.
+    signing: defaultdict[Address, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @router.post(
+        "/transactions",
+        summary="Submit one transaction as JSON, or many as MessagePack",
+        description="JSON: a signed transaction, or on a devnet `from` and `action` alone (nonce, gas limit "
+        "and fees are filled in, and it is signed with the well-known key). A refusal is a problem with its "
+        "code. MessagePack: an array of wire byte strings; the answer lists one result for each.",
+        status_code=202,
+        openapi_extra=_BODY,
+    )
+    async def submit(request: Request) -> Response:
+        body = await request.body()
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind in ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack"):
+            transactions = read_batch(backend.rules, body)
+            results = await _submit(backend, transactions)
+            return JsonResponse({"results": [_result_json(result) for result in results]}, 202)
+        parsed = read_json(backend.genesis, backend.rules, body)
+        if isinstance(parsed, SignedTransaction):
+            return JsonResponse(await _submit_one(backend, parsed), 202)
+        async with signing[parsed.sender.address]:
+            tx = _sign(backend, parsed)
+            answer = await _submit_one(backend, tx)
+        return JsonResponse({**answer, "transaction": signed_json(contracts, tx)}, 202)
+
+    @router.get("/transactions/{hash}", summary="A transaction: where it stands, and its receipt")
+    async def transaction(tx_hash: Annotated[str, Path(alias="hash", max_length=66)]) -> Response:
+        try:
+            view = backend.transaction(parse_hex(tx_hash, "a transaction hash", 32))
+        except CodecError as error:
+            raise Problem(422, "invalid_hash", "Not a hash", str(error)) from None
+        if view is None:
+            raise not_found("transaction", tx_hash)
+        return JsonResponse(transaction_json(contracts, view))
+
+    return router
+
+
+def _sign(backend: ChainBackend, request: DevRequest) -> SignedTransaction:
+    nonce = backend.pending_nonce(request.sender.address)
+    return sign_dev_request(backend.rules, _head(backend, "head"), request, nonce)
+
+
+async def _submit_one(backend: ChainBackend, tx: SignedTransaction) -> dict[str, Any]:
+    (result,) = await _submit(backend, [tx])
+    if not result.accepted:
+        raise refused(result.code, result.message, hash=to_json(result.hash), **to_json(result.extra))
+    return _result_json(result)
+
+
+async def _submit(backend: ChainBackend, transactions: Sequence[SignedTransaction]) -> list[SubmitResult]:
+    if len(transactions) <= _SMALL_BATCH:
+        verify_signatures(transactions)
+    else:
+        await asyncio.to_thread(verify_signatures, transactions)
+    results: dict[int, SubmitResult] = {}
+    good: list[int] = []
+    for index, tx in enumerate(transactions):
+        refusal = _refusal(backend, tx)
+        if refusal is None:
+            good.append(index)
+        else:
+            results[index] = refusal
+    if good:
+        answers = await backend.submit([transactions[index] for index in good])
+        results.update(zip(good, answers, strict=True))
+    return [results[index] for index in range(len(transactions))]
+
+
+def _refusal(backend: ChainBackend, tx: SignedTransaction) -> SubmitResult | None:
+    try:
+        check_submitted(backend.rules, tx)
+    except InvalidTransaction as refusal:
+        return SubmitResult(tx.id, False, refusal.code, refusal.message)
+    known = backend.transaction(tx.id)
+    # One that stands in a rollup's block without having run (a forced one) may still be sent.
+    if known is not None and known.receipt is not None and known.receipt.gas_used > 0:
+        message = f"it is in block {known.height}"
+        return SubmitResult(tx.id, False, "already_included", message, {"height": known.height})
+    return None
+
+
+def _result_json(result: SubmitResult) -> dict[str, Any]:
+    return {
+        "hash": to_json(result.hash),
+        "accepted": result.accepted,
+        "code": result.code,
+        "message": result.message,
+        **to_json(result.extra),
+    }
