@@ -1,0 +1,166 @@
+"""L2 blocks: the one way to run steps into a block with a header.
+
+Responsible for what stands in an L2 header, so that the sequencer that makes a block and everybody who
+derives it from L1 get the same hash. Must not know of batches, L1 or who orders the steps.
+
+An L2 block is a `chainkit.block.Block` whose ``transactions`` are the encoded steps after its BeginBlock
+(height and time of which are the header's). Slots do not exist on L2: ``slot`` equals ``height``.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from chainkit.block import Block, Header
+from chainkit.chain import Chain
+from chainkit.codec import Bytes32, CodecError, encode
+from chainkit.execution import Receipt, Rules, apply_transaction, environment, receipts_root
+from chainkit.merkle import Tree
+from chainkit.merkle_list import list_root
+from chainkit.state import State
+from chainkit.transaction import SignedTransaction, verify_signatures
+from rollup.stf import BeginBlock, Deposit, Forced, Step, Transact, apply_step
+
+
+@dataclass(frozen=True, eq=False)
+class L2Block:
+    """An executed L2 block.
+
+    ``steps`` are those after the BeginBlock; ``receipts`` and ``transactions`` go with them one to one
+    (None where a step carries no decodable transaction). ``tree`` is the state after the block,
+    ``changes`` the state keys that it wrote.
+    """
+
+    header: Header
+    hash: Bytes32
+    steps: tuple[Step, ...]
+    transactions: tuple[SignedTransaction | None, ...]
+    receipts: tuple[Receipt, ...]
+    tree: Tree
+    changes: dict[bytes, bytes]
+
+    @property
+    def block(self) -> Block:
+        """The block as the chain API serves it."""
+        return Block(self.header, [encode(step) for step in self.steps])
+
+    @property
+    def all_steps(self) -> list[Step]:
+        """What the batch commits to for this block: its BeginBlock, then its steps."""
+        return [BeginBlock(self.header.height, self.header.time), *self.steps]
+
+
+def genesis_block(chain: Chain) -> L2Block:
+    """The L2 block of height 0: no steps; its hash is the hash of genesis."""
+    executed = chain.genesis_block
+    return L2Block(executed.header, executed.hash, (), (), (), executed.tree, {})
+
+
+def decode_transaction(rules: Rules, step: Step) -> SignedTransaction | None:
+    """The transaction that a step carries, or None; signature not yet checked."""
+    if isinstance(step, (BeginBlock, Deposit)):
+        return None
+    try:
+        return SignedTransaction.decode(step.transaction, limit=rules.fees.max_transaction_bytes)
+    except CodecError:
+        return None
+
+
+def decode_transactions(
+    rules: Rules, steps: Sequence[Step], executor: Executor | None = None
+) -> list[SignedTransaction | None]:
+    """Decode each step's transaction once, and check all signatures up front in the executor's threads."""
+    decoded = [decode_transaction(rules, step) for step in steps]
+    verify_signatures([tx for tx in decoded if tx is not None], executor)
+    return decoded
+
+
+class BlockBuilder:
+    """An L2 block that is being made, step by step, on top of ``parent``."""
+
+    def __init__(self, rules: Rules, parent: L2Block, time: int) -> None:
+        """Open the block; ``time`` in ms since 1970."""
+        self.rules = rules
+        self.parent = parent
+        self.height = parent.header.height + 1
+        self.time = time
+        self._state = State(parent.tree)
+        self._steps: list[Step] = []
+        self._transactions: list[SignedTransaction | None] = []
+        self._receipts: list[Receipt] = []
+        apply_step(rules, self._state, BeginBlock(self.height, time))
+
+    def __len__(self) -> int:
+        """How many steps it has so far, its BeginBlock included."""
+        return 1 + len(self._steps)
+
+    @property
+    def gas_used(self) -> int:
+        return sum(receipt.gas_used for receipt in self._receipts)
+
+    def add(self, step: Step, decoded: SignedTransaction | None = None) -> Receipt:
+        """Run a step, whatever comes of it. ``decoded`` is its transaction where known."""
+        if isinstance(step, BeginBlock):
+            raise TypeError("a block begins once")
+        decoded = decoded or decode_transaction(self.rules, step)
+        return self._append(step, decoded, apply_step(self.rules, self._state, step, decoded))
+
+    def add_transaction(self, tx: SignedTransaction) -> Receipt:
+        """Run a transaction only if it may run here and now.
+
+        Raises `chainkit.execution.InvalidTransaction` and leaves the block as it was otherwise.
+        """
+        receipt = apply_transaction(self.rules, self._state, tx)
+        return self._append(Transact(tx.wire), tx, receipt)
+
+    def falsify(self, change: Callable[[State], None]) -> None:
+        """For fault injection only: let ``change`` write to the state as no step could."""
+        change(self._state)
+
+    def seal(self) -> L2Block:
+        """Finish the block; the builder must not be used after."""
+        rules, state, parent = self.rules, self._state, self.parent
+        env = environment(state)
+        changes = state.changes()
+        tree = state.commit()
+        header = Header(
+            chain_id=rules.chain_id,
+            height=self.height,
+            slot=self.height,
+            time=self.time,
+            parent=parent.hash,
+            proposer=rules.vault or bytes(32),
+            state_root=tree.root,
+            tx_root=list_root([encode(step) for step in self._steps]),
+            receipts_root=receipts_root(self._receipts),
+            base_fee=env.base_fee,
+            gas_used=self.gas_used,
+        )
+        steps, receipts = tuple(self._steps), tuple(self._receipts)
+        return L2Block(header, header.hash(), steps, tuple(self._transactions), receipts, tree, changes)
+
+    def _append(self, step: Step, decoded: SignedTransaction | None, receipt: Receipt) -> Receipt:
+        self._steps.append(step)
+        self._transactions.append(decoded)
+        self._receipts.append(receipt)
+        return receipt
+
+
+def execute_block(
+    rules: Rules,
+    parent: L2Block,
+    time: int,
+    steps: Sequence[Step],
+    decoded: Sequence[SignedTransaction | None] | None = None,
+) -> L2Block:
+    """Run the steps that follow a BeginBlock into a block. Never refuses any (invalid ones are no-ops)."""
+    builder = BlockBuilder(rules, parent, time)
+    known = decoded if decoded is not None else decode_transactions(rules, steps)
+    for step, tx in zip(steps, known, strict=True):
+        builder.add(step, tx)
+    return builder.seal()
+
+
+def block_steps(block_messages: Sequence[Deposit | Forced], wires: Sequence[bytes]) -> list[Step]:
+    """The steps of a block after its BeginBlock: inbox messages first, then transactions."""
+    return [*block_messages, *(Transact(wire) for wire in wires)]

@@ -1,0 +1,328 @@
+"""Derivation: the rollup's state as a pure function of finalized L1 blocks.
+
+Responsible for rebuilding inbox, batches, L2 blocks and heads from the bridge's events and calldata, for
+executing every batch anew, and for saying which posted roots are false. Must not know of sequencers,
+networks, disks or where L1 blocks come from; they must be final, in order, and already verified.
+
+To restart, replay the stored L1 blocks (those without bridge transactions may be left out), with
+``l1_state=None``, then call `Derivation.refresh` once with the newest final L1 state.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import msgspec
+
+from bridge import abi
+from chainkit.block import Header
+from chainkit.chain import Chain
+from chainkit.codec import CodecError, Record, decode
+from chainkit.contract import Event
+from chainkit.execution import Receipt
+from chainkit.genesis import Genesis
+from chainkit.merkle import Tree
+from chainkit.state import storage_key
+from chainkit.transaction import Call, SignedTransaction
+from rollup.batch import BatchBlock, BatchError, decode_batch
+from rollup.batch import steps_root as compute_steps_root
+from rollup.block import L2Block, block_steps, decode_transactions, execute_block, genesis_block
+from rollup.derived import (
+    BatchDerived,
+    BatchFinalized,
+    BatchFlagged,
+    BatchReverted,
+    DerivationEvent,
+    DerivedBatch,
+    DisputeChanged,
+    Frozen,
+    InboxMessage,
+    InboxMessageQueued,
+    SettingsChanged,
+    genesis_batch,
+    hollow,
+    without_steps,
+)
+from rollup.stf import Deposit, Forced, step_hash
+
+__all__ = [
+    "BatchDerived",
+    "BatchFinalized",
+    "BatchFlagged",
+    "BatchReverted",
+    "Derivation",
+    "DerivationError",
+    "DerivationEvent",
+    "DerivedBatch",
+    "DisputeChanged",
+    "Frozen",
+    "InboxMessage",
+    "InboxMessageQueued",
+    "L1Transaction",
+    "SettingsChanged",
+]
+
+R = TypeVar("R", bound=Record)
+L1Transaction = tuple[SignedTransaction, Receipt]
+
+
+class DerivationError(Exception):
+    """L1 says what its contract cannot have done: wrong genesis, wrong order, or an error in our code."""
+
+
+_EVENT_TYPES: dict[str, type[Record]] = {kind.__name__: kind for kind in abi.EVENTS}
+
+
+@dataclass
+class Derivation:
+    """All that follows from L1 so far. Feed it with `apply_l1_block`; read its attributes.
+
+    ``executor``: threads for signature checks, or None to check in place.
+    """
+
+    l2_genesis: Genesis
+    bridge: str = "bridge"
+    executor: Executor | None = None
+    inbox: list[InboxMessage] = field(default_factory=list)
+    batches: dict[int, DerivedBatch] = field(default_factory=dict)
+    disputes: dict[int, abi.Dispute] = field(default_factory=dict)
+    settings: abi.BridgeSettings | None = None
+    totals: abi.BridgeTotals | None = None
+    frozen: bool = False
+    l1_height: int = 0
+    """Height of the last L1 block applied."""
+    diverged: int | None = None
+    """The first false batch that became final, if that ever happened."""
+    head: int = abi.GENESIS_BATCH
+    """The batch that the next one extends."""
+    finalized: int = abi.GENESIS_BATCH
+    """The last final batch, true or not."""
+
+    def __post_init__(self) -> None:
+        self.chain = Chain(self.l2_genesis)
+        self.rules = self.chain.rules
+        start = genesis_block(self.chain)
+        self.batches[abi.GENESIS_BATCH] = genesis_batch(start)
+        self._disputes_read = 0
+        self._safe = abi.GENESIS_BATCH
+        self._finalized_true = abi.GENESIS_BATCH
+
+    # --- heads ---
+
+    @property
+    def head_batch(self) -> DerivedBatch:
+        """The last batch that is not reverted, true or not."""
+        return self.batches[self.head]
+
+    @property
+    def safe_batch(self) -> DerivedBatch:
+        """The last batch that is on L1 with a true root over true roots; the genesis batch at first."""
+        return self.batches[self._safe]
+
+    @property
+    def finalized_batch(self) -> DerivedBatch:
+        """The last final batch whose whole line is true (see ``diverged``); the genesis batch at first."""
+        return self.batches[self._finalized_true]
+
+    @property
+    def inbox_cursor(self) -> int:
+        """Index of the first inbox message that the line of batches has not taken in."""
+        return self.head_batch.record.inbox_to
+
+    def l2_blocks(self, batch: int) -> tuple[L2Block, ...]:
+        """The executed blocks of a pending batch. Raises `KeyError` for a batch that L1 never had."""
+        return self.batches[batch].l2_blocks
+
+    def open_disputes(self) -> list[abi.Dispute]:
+        """The disputes that are not resolved, by index."""
+        return [dispute for _, dispute in sorted(self.disputes.items()) if dispute.stage != abi.RESOLVED]
+
+    # --- input ---
+
+    def apply_l1_block(
+        self, header: Header, transactions: Sequence[L1Transaction], l1_state: Tree | None
+    ) -> list[DerivationEvent]:
+        """Take in the next final L1 block; returns what follows from it, in order.
+
+        Blocks without bridge transactions may be skipped. ``l1_state`` is the state after the block;
+        with None disputes and settings stay as they are until `refresh`. Raises `DerivationError`,
+        after which this derivation must not be used: L1 and our code disagree.
+        """
+        if header.height <= self.l1_height:
+            raise DerivationError(f"L1 block {header.height} after {self.l1_height}")
+        events: list[DerivationEvent] = []
+        for tx, receipt in transactions:
+            if receipt.success:
+                for record in self._bridge_events(receipt.events):
+                    events.extend(self._apply_event(record, header.height, tx))
+        self.l1_height = header.height
+        if l1_state is not None:
+            events.extend(self.refresh(l1_state))
+        return events
+
+    def refresh(self, l1_state: Tree) -> list[DerivationEvent]:
+        """Read settings, totals and disputes from a final L1 state; returns what changed."""
+        events: list[DerivationEvent] = []
+        settings = self._load(l1_state, abi.SETTINGS_KEY, abi.BridgeSettings)
+        if settings is not None and settings != self.settings:
+            self.settings = settings
+            events.append(SettingsChanged(settings))
+        self.totals = self._load(l1_state, abi.TOTALS_KEY, abi.BridgeTotals)
+        count = self.totals.next_dispute if self.totals is not None else 0
+        unresolved = [dispute.index for dispute in self.open_disputes()]
+        for index in [*unresolved, *range(self._disputes_read, count)]:
+            dispute = self._load(l1_state, abi.dispute_key(index), abi.Dispute)
+            if dispute is not None and dispute != self.disputes.get(index):
+                self.disputes[index] = dispute
+                events.append(DisputeChanged(dispute))
+        self._disputes_read = max(self._disputes_read, count)
+        return events
+
+    def _load(self, tree: Tree, key: bytes, kind: type[R]) -> R | None:
+        value = tree.get(storage_key(self.bridge, key))
+        return decode(kind, value) if value else None
+
+    def _bridge_events(self, events: Sequence[Event]) -> Iterator[Record]:
+        for event in events:
+            if event.contract == self.bridge:
+                kind = _EVENT_TYPES.get(event.name)
+                if kind is None:
+                    raise DerivationError(f"the bridge emitted an unknown event {event.name!r}")
+                try:
+                    yield decode(kind, event.data)
+                except CodecError as error:
+                    raise DerivationError(f"the bridge emitted a malformed {event.name}: {error}") from None
+
+    def _apply_event(self, event: Record, height: int, tx: SignedTransaction) -> list[DerivationEvent]:
+        if isinstance(event, abi.DepositInitiated):
+            deposit = Deposit(event.index, event.depositor, event.to, event.amount)
+            return self._queue(event.index, deposit, height, tx)
+        if isinstance(event, abi.TransactionForced):
+            return self._queue(event.index, Forced(event.index, event.transaction), height, tx)
+        if isinstance(event, abi.BatchSubmitted):
+            return self._derive(event.batch, height, tx)
+        if isinstance(event, abi.BatchReverted):
+            return self._revert(event, height)
+        if isinstance(event, abi.BatchFinalized):
+            return self._finalize(event.batch, height)
+        if isinstance(event, abi.BridgeFrozen):
+            self.frozen = True
+            return [Frozen(event.by)]
+        return []
+
+    def _queue(
+        self, index: int, step: Deposit | Forced, height: int, tx: SignedTransaction
+    ) -> list[DerivationEvent]:
+        if index != len(self.inbox):
+            raise DerivationError(f"inbox message {index} where {len(self.inbox)} is due")
+        message = InboxMessage(step, step_hash(step), height, tx.id)
+        self.inbox.append(message)
+        return [InboxMessageQueued(message)]
+
+    def _derive(self, record: abi.Batch, height: int, tx: SignedTransaction) -> list[DerivationEvent]:
+        parent = self.batches.get(record.parent)
+        if parent is None or record.parent != self.head:
+            raise DerivationError(f"batch {record.index} extends batch {record.parent}, head is {self.head}")
+        blocks = _batch_data(tx, self.bridge)
+        l2_blocks = self._execute(parent.end, blocks, record)
+        end = l2_blocks[-1]
+        hashes = tuple(step_hash(step) for block in l2_blocks for step in block.all_steps)
+        if compute_steps_root(hashes) != record.steps_root:
+            raise DerivationError(f"the steps of batch {record.index} are not those that L1 committed to")
+        batch = DerivedBatch(
+            record=record,
+            start=parent.end,
+            end=end,
+            blocks=tuple(blocks),
+            l2_blocks=tuple(l2_blocks),
+            step_hashes=hashes,
+            computed_root=end.tree.root,
+            parent_matches=parent.matches,
+            status=abi.PENDING,
+            l1_height=height,
+            l1_tx_id=tx.id,
+        )
+        self.batches[record.index] = batch
+        self.head = record.index
+        if batch.matches:
+            self._safe = record.index
+        events: list[DerivationEvent] = [BatchDerived(batch)]
+        if batch.flagged:
+            events.append(BatchFlagged(record.index, record.state_root, batch.computed_root))
+        return events
+
+    def _execute(self, parent: L2Block, blocks: Sequence[BatchBlock], record: abi.Batch) -> list[L2Block]:
+        cursor, bodies = record.inbox_from, []
+        for block in blocks:
+            messages = [message.step for message in self.inbox[cursor : cursor + block.inbox_count]]
+            cursor += block.inbox_count
+            bodies.append(block_steps(messages, block.transactions))
+        if cursor != record.inbox_to or cursor > len(self.inbox):
+            raise DerivationError(f"batch {record.index} takes in inbox messages that are not there")
+        decoded = iter(
+            decode_transactions(self.rules, [step for body in bodies for step in body], self.executor)
+        )
+        executed: list[L2Block] = []
+        for block, body in zip(blocks, bodies, strict=True):
+            transactions = [next(decoded) for _ in body]
+            parent = execute_block(self.rules, parent, block.time, body, transactions)
+            executed.append(parent)
+        return executed
+
+    def _revert(self, event: abi.BatchReverted, height: int) -> list[DerivationEvent]:
+        """Undo a batch and all after it, last first. A second word on one already undone says nothing."""
+        events: list[DerivationEvent] = []
+        if event.batch not in self.batches:
+            raise DerivationError(f"batch {event.batch} was reverted but never posted")
+        while self.batches[event.batch].status == abi.PENDING:
+            lost = self.head_batch
+            self._settle(lost, abi.REVERTED, height)
+            self.head = lost.record.parent
+            events.append(BatchReverted(lost.index, event.reason, self.inbox_cursor, lost))
+        self._safe = self._last_true(self.head)
+        return events
+
+    def _finalize(self, index: int, height: int) -> list[DerivationEvent]:
+        batch = self.batches.get(index)
+        if batch is None or batch.record.parent != self.finalized or batch.status != abi.PENDING:
+            raise DerivationError(f"batch {index} became final out of order")
+        before = self.batches[self.finalized]
+        self._settle(batch, abi.FINALIZED, height)
+        self.finalized = index
+        if batch.matches:
+            self._finalized_true = index
+        elif self.diverged is None:
+            self.diverged = index
+        if before.index != self._finalized_true:
+            self.batches[before.index] = replace(before, start=hollow(before.start), end=hollow(before.end))
+        return [BatchFinalized(index, batch.matches)]
+
+    def _settle(self, batch: DerivedBatch, status: str, height: int) -> None:
+        """Note how the batch ended, and let go of what only a pending batch needs."""
+        self.batches[batch.index] = replace(
+            batch,
+            record=msgspec.structs.replace(batch.record, status=status, resolved_height=height),
+            start=hollow(batch.start),
+            end=without_steps(batch.end) if status == abi.FINALIZED else hollow(batch.end),
+            blocks=(),
+            l2_blocks=(),
+            step_hashes=(),
+            status=status,
+        )
+
+    def _last_true(self, index: int) -> int:
+        while not self.batches[index].matches:
+            index = self.batches[index].record.parent
+        return index
+
+
+def _batch_data(tx: SignedTransaction, bridge: str) -> list[BatchBlock]:
+    """The blocks in the calldata of a transaction that submitted a batch."""
+    action = tx.body.action
+    if not isinstance(action, Call) or (action.contract, action.method) != (bridge, "submit_batch"):
+        raise DerivationError("a batch was submitted by something else than a top-level call")
+    try:
+        return decode_batch(decode(abi.SubmitBatchArgs, action.args).data)
+    except (BatchError, CodecError) as error:
+        raise DerivationError(f"L1 accepted a malformed batch: {error}") from None
