@@ -1,0 +1,159 @@
+"""Playing a dispute: which call to send next, from the dispute's record and one's own trace.
+
+Responsible for the moves of both sides and for whether to challenge at all. A liar plays by the same
+rules, with a trace that carries its lie. Must not know how calls are signed, sent or paid for.
+
+All functions look at one state of L1 and forget everything in between: asked again before a move is on L1,
+they give the same move again, so the caller sends a move once per (dispute, moves).
+
+Heights are L1 heights. A call sent now runs at the earliest in the block after ``height``.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from bridge import abi
+from chainkit.codec import Address, Bytes32, Record, encode
+from chainkit.execution import Rules
+from chainkit.merkle_list import list_proof
+from chainkit.transaction import Call
+from rollup.derived import DerivedBatch
+from rollup.trace import Lie, Trace
+
+# Gas limits of the calls, with room to spare; what is not used is not paid.
+CHALLENGE_GAS = 1_000_000
+BISECT_GAS = 1_000_000
+CHOOSE_GAS = 1_000_000
+PROVE_GAS = 20_000_000
+TIMEOUT_GAS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Move:
+    """A call to send to L1: ``gas_limit`` goes with it, ``why`` is for logs and people."""
+
+    call: Call
+    gas_limit: int
+    why: str
+
+
+def cut_points(low: int, high: int, bisection: int) -> list[int]:
+    """The positions that cut ``low..high`` into at most ``bisection`` segments, both ends included."""
+    length = high - low
+    segments = min(bisection, length)
+    return [low + i * length // segments for i in range(segments + 1)]
+
+
+def batch_trace(rules: Rules, batch: DerivedBatch, lie: Lie | None = None) -> Trace:
+    """The trace of a pending batch: the true one, or a liar's own."""
+    return Trace(rules, batch.start.tree, batch.steps, lie)
+
+
+def should_challenge(
+    batch: DerivedBatch,
+    disputes: Iterable[abi.Dispute],
+    me: Address,
+    height: int,
+    settings: abi.BridgeSettings,
+) -> bool:
+    """Whether to open a dispute: on the first false batch of its line, in its window, once at a time.
+
+    Somebody else's dispute is no reason to hold back: its challenger may lose on purpose.
+    """
+    if batch.status != abi.PENDING or not batch.flagged:
+        return False
+    if height >= batch.record.height + settings.challenge_window:
+        return False
+    return not any(
+        d.batch == batch.index and d.challenger == me and d.stage != abi.RESOLVED for d in disputes
+    )
+
+
+def challenge(batch: int, root: Bytes32, settings: abi.BridgeSettings, bridge: str = "bridge") -> Move:
+    """Open a dispute on ``batch``, holding that ``root`` is true; the bond goes along."""
+    args = abi.ChallengeArgs(batch, root)
+    why = f"challenge batch {batch}: its true root is 0x{root.hex()}"
+    return _move("challenge", args, CHALLENGE_GAS, why, bridge, settings.challenger_bond)
+
+
+def next_move(
+    dispute: abi.Dispute,
+    trace: Trace,
+    me: Address,
+    settings: abi.BridgeSettings,
+    height: int,
+    step_hashes: Sequence[Bytes32],
+    bridge: str = "bridge",
+) -> Move | None:
+    """What ``me`` should send now, or None if there is nothing to do (yet).
+
+    ``trace`` and ``step_hashes`` are those of the disputed batch. Raises
+    `chainkit.merkle.ProofError` if the disputed step's witness is too large for any proof.
+    """
+    if dispute.stage == abi.RESOLVED or me not in (dispute.defender, dispute.challenger):
+        return None
+    mover = dispute.defender if dispute.turn == abi.DEFENDER else dispute.challenger
+    if mover != me:
+        return _timeout(dispute, height, bridge)
+    if dispute.stage == abi.BISECT:
+        return bisect_move(dispute, trace, settings, bridge)
+    if dispute.stage == abi.CHOOSE:
+        return _choose(dispute, trace, settings, bridge)
+    if dispute.stage == abi.PROVE:
+        return prove_move(dispute, trace, step_hashes, bridge)
+    return None
+
+
+def clock_ran_out(dispute: abi.Dispute, height: int) -> bool:
+    """Whether the side to move has been silent for longer than its clock."""
+    left = dispute.defender_clock if dispute.turn == abi.DEFENDER else dispute.challenger_clock
+    return height - dispute.last_move > left
+
+
+def _timeout(dispute: abi.Dispute, height: int, bridge: str) -> Move | None:
+    if not clock_ran_out(dispute, height):
+        return None
+    why = f"dispute {dispute.index}: the {dispute.turn}'s clock ran out"
+    return _move("timeout", abi.DisputeArgs(dispute.index), TIMEOUT_GAS, why, bridge)
+
+
+def bisect_move(
+    dispute: abi.Dispute, trace: Trace, settings: abi.BridgeSettings, bridge: str = "bridge"
+) -> Move:
+    """The defender's answer: its roots at the interior cut points."""
+    points = cut_points(dispute.low, dispute.high, settings.bisection)[1:-1]
+    args = abi.BisectArgs(dispute.index, [trace.root(point) for point in points])
+    why = f"dispute {dispute.index}: bisect steps {dispute.low} to {dispute.high}"
+    return _move("bisect", args, BISECT_GAS, why, bridge)
+
+
+def _choose(dispute: abi.Dispute, trace: Trace, settings: abi.BridgeSettings, bridge: str) -> Move | None:
+    """The first segment whose end is not what the challenger's trace says. None: it agrees with all."""
+    points = cut_points(dispute.low, dispute.high, settings.bisection)
+    claims = [*dispute.points, dispute.high_root]
+    for segment, ((_, end), claim) in enumerate(zip(pairwise(points), claims, strict=True)):
+        if trace.root(end) != claim:
+            return choose_move(dispute, segment, bridge)
+    return None
+
+
+def choose_move(dispute: abi.Dispute, segment: int, bridge: str = "bridge") -> Move:
+    """The challenger's answer to a bisection: the segment to go on with (from 0)."""
+    why = f"dispute {dispute.index}: the lie is in segment {segment}"
+    return _move("choose", abi.ChooseArgs(dispute.index, segment), CHOOSE_GAS, why, bridge)
+
+
+def prove_move(
+    dispute: abi.Dispute, trace: Trace, step_hashes: Sequence[Bytes32], bridge: str = "bridge"
+) -> Move:
+    """The last move: the one disputed step, its place in the batch and a witness to run it over."""
+    index = dispute.low
+    step = encode(trace.steps[index])
+    proof = list_proof(step_hashes, index)
+    args = abi.ProveArgs(dispute.index, step, proof, trace.witness(index))
+    return _move("prove", args, PROVE_GAS, f"dispute {dispute.index}: prove step {index}", bridge)
+
+
+def _move(method: str, args: Record, gas: int, why: str, bridge: str, value: int = 0) -> Move:
+    return Move(Call(bridge, method, encode(args), value), gas, why)
