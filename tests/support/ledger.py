@@ -108,7 +108,7 @@ def assert_books(block: ExecutedBlock) -> None:
 def build(
     chain: Chain, parent: ExecutedBlock, transactions: Sequence[SignedTransaction], slot: int | None = None
 ) -> ExecutedBlock:
-    """Build a block of exactly these transactions, execute it again as another node would, check the books."""
+    """Build a block of these transactions, execute it again as another node would; check the books."""
     slot = parent.header.slot + 1 if slot is None else slot
     block, skipped = chain.build(parent, slot, VALIDATORS[0].address, transactions)
     assert not skipped, skipped
