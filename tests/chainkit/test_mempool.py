@@ -1,0 +1,414 @@
+"""The mempool under flood, replacement and reorganisation, against a slow model of its counters."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ledger import ALICE, BOB, CAROL, CHAIN_ID, COIN, call, make_genesis, rules_with, transfer
+
+from chainkit.chain import Chain
+from chainkit.execution import FeeParameters, InvalidTransaction, Rules, intrinsic_gas
+from chainkit.keys import KeyPair
+from chainkit.mempool import Mempool
+from chainkit.state import Account, State
+from chainkit.transaction import SignedTransaction
+
+RULES = rules_with()
+FLOOR = RULES.fees.min_base_fee
+RICH = Account(10**6 * COIN, 0)
+SPAM = [KeyPair(bytes([1, n]) + bytes(30)) for n in range(40)]
+GAS = 10_000_000
+BYTES = 1 << 20
+
+
+def pay(key: KeyPair, nonce: int, fee: int = 10, tip: int = 1, amount: int = 1) -> SignedTransaction:
+    return transfer(key, nonce, BOB.address, amount, max_fee=fee, tip=min(tip, fee))
+
+
+def rich(_: bytes) -> Account:
+    return RICH
+
+
+def refusal(pool: Mempool, tx: SignedTransaction, account: Account = RICH) -> str:
+    """The code with which the pool refuses, having changed nothing."""
+    before = list(pool)
+    with pytest.raises(InvalidTransaction) as error:
+        pool.add(tx, lambda _: account)
+    assert sorted(t.id for t in pool) == sorted(t.id for t in before)
+    check_counters(pool)
+    return error.value.code
+
+
+def check_counters(pool: Mempool) -> None:
+    """Recount everything the slow way."""
+    held = list(pool)
+    assert len(pool) == len(held) == len({t.id for t in held})
+    assert pool.size == sum(len(t.wire) for t in held)
+    gapped = 0
+    for address, sender in pool._senders.items():
+        nonces = sorted(t.body.nonce for t in held if t.body.sender == address)
+        assert nonces == sender.nonces
+        assert nonces
+        end = sender.nonce
+        while end in nonces:
+            end += 1
+        assert sender.end == end
+        assert sender.gapped == sum(n > end for n in nonces)
+        assert sender.cost == sum(e.cost for e in sender.entries.values())
+        gapped += sender.gapped
+    assert pool.gapped == gapped
+    assert len(pool._tails) <= 2 * len(pool._senders) + 1024
+
+
+# --- what is refused ---
+
+
+def test_known_stale_far_and_unaffordable_are_refused() -> None:
+    pool = Mempool(RULES, max_per_sender=4)
+    tx = pay(ALICE, 5)
+    five = Account(RICH.balance, 5)
+    assert pool.add(tx, lambda _: five) == []
+    assert refusal(pool, tx, five) == "already_known"
+    assert refusal(pool, pay(ALICE, 4), five) == "stale_nonce"
+    assert refusal(pool, pay(ALICE, 9), five) == "nonce_gap"
+    assert refusal(pool, pay(CAROL, 0), Account(0, 0)) == "insufficient_balance"
+    need = 400_000 * 10 + 1
+    assert refusal(pool, pay(CAROL, 0), Account(need - 1, 0)) == "insufficient_balance"
+    pool.add(pay(CAROL, 0), lambda _: Account(need, 0))
+    # What already waits counts too: money cannot be promised twice.
+    assert refusal(pool, pay(CAROL, 1), Account(2 * need - 1, 0)) == "insufficient_balance"
+
+
+def test_stateless_checks_are_execution_s_own() -> None:
+    pool = Mempool(RULES)
+    good = pay(ALICE, 0)
+    forged = SignedTransaction.decode(good.wire[:-1] + bytes([good.wire[-1] ^ 1]))
+    assert refusal(pool, forged) == "bad_signature"
+    assert refusal(pool, transfer(ALICE, 0, BOB.address, 1, chain_id=CHAIN_ID + 1)) == "wrong_chain"
+    assert refusal(pool, transfer(ALICE, 0, BOB.address, 1, gas_limit=10)) == "gas_limit_too_low"
+    assert refusal(pool, transfer(ALICE, 0, BOB.address, 1, max_fee=0, tip=0)) == "fee_too_low"
+    assert refusal(pool, transfer(ALICE, 0, BOB.address, 1, max_fee=2, tip=3)) == "tip_above_max_fee"
+    # A forged copy must not keep the real one out.
+    assert pool.add(good, rich) == []
+
+
+@pytest.mark.parametrize("name", ["max_transactions", "max_bytes", "max_per_sender"])
+def test_a_cap_of_zero_is_no_cap(name: str) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        Mempool(RULES, **{name: 0})
+
+
+# --- replacement ---
+
+
+@pytest.mark.parametrize(
+    ("fee", "tip", "accepted"),
+    [(10, 5, False), (11, 5, False), (10, 6, False), (11, 6, True), (100, 5, False), (9, 9, False)],
+)
+def test_a_replacement_pays_a_tenth_more_in_both(fee: int, tip: int, accepted: bool) -> None:
+    pool = Mempool(RULES)
+    old = pay(ALICE, 0, fee=10, tip=5)
+    pool.add(old, rich)
+    pool.add(pay(ALICE, 1), rich)
+    new = pay(ALICE, 0, fee=fee, tip=tip, amount=2)
+    if accepted:
+        assert pool.add(new, rich) == [old]
+        assert old.id not in pool
+        assert next(pool.select(rich, 1, GAS, BYTES)) == new
+        assert len(pool) == 2
+    else:
+        assert refusal(pool, new) == "replacement_underpriced"
+
+
+def test_a_replacement_is_charged_for_instead_of_the_old_one() -> None:
+    pool = Mempool(RULES)
+    account = Account(400_000 * 11 + 1, 0)
+    pool.add(pay(ALICE, 0, fee=10), lambda _: account)
+    pool.add(pay(ALICE, 0, fee=11, tip=2), lambda _: account)
+    assert refusal(pool, pay(ALICE, 0, fee=13, tip=3), account) == "insufficient_balance"
+
+
+# --- eviction ---
+
+
+def test_when_full_the_cheapest_last_nonce_makes_room() -> None:
+    pool = Mempool(RULES, max_transactions=4)
+    chain = [pay(SPAM[0], 0, fee=2), pay(SPAM[0], 1, fee=50)]
+    cheap, late = pay(SPAM[1], 0, fee=5), pay(SPAM[2], 0, fee=5)
+    for tx in [*chain, cheap, late]:
+        pool.add(tx, rich)
+    assert refusal(pool, pay(ALICE, 0, fee=5)) == "mempool_full"
+    assert refusal(pool, pay(ALICE, 0, fee=4)) == "mempool_full"
+    # fee 2 is cheaper but not its sender's last; of equals the later one goes
+    assert pool.add(pay(ALICE, 0, fee=6), rich) == [late]
+    assert pool.add(pay(CAROL, 0, fee=6), rich) == [cheap]
+    check_counters(pool)
+
+
+def test_nobody_pushes_out_what_it_builds_on() -> None:
+    pool = Mempool(RULES, max_transactions=2)
+    pool.add(pay(ALICE, 0, fee=2), rich)
+    pool.add(pay(CAROL, 0, fee=9), rich)
+    assert refusal(pool, pay(ALICE, 1, fee=5)) == "mempool_full"
+    other = next(iter(t for t in pool if t.body.sender == CAROL.address))
+    assert pool.add(pay(ALICE, 1, fee=10), rich) == [other]
+
+
+def test_a_refused_large_newcomer_restores_all_that_it_would_have_pushed_out() -> None:
+    small = [pay(SPAM[n], 0, fee=5 + n) for n in range(4)]
+    pool = Mempool(RULES, max_bytes=sum(len(t.wire) for t in small))
+    for tx in small:
+        pool.add(tx, rich)
+    # It outbids two of them, but needs more room than they give.
+    big = call_of_size(ALICE, 3 * len(small[0].wire), fee=7)
+    assert refusal(pool, big) == "mempool_full"
+    bigger_fee = call_of_size(ALICE, 3 * len(small[0].wire), fee=20)
+    assert pool.add(bigger_fee, rich) == small[:3]
+    check_counters(pool)
+
+
+def call_of_size(key: KeyPair, size: int, fee: int) -> SignedTransaction:
+    return call(key, 0, "x", "y", bytes(size - 150), max_fee=fee)
+
+
+# --- P23: flood ---
+
+
+def test_gapped_transactions_have_a_small_share() -> None:
+    pool = Mempool(RULES, max_transactions=80)
+    for key in SPAM[:10]:
+        pool.add(pay(key, 1, fee=1000), rich)
+    assert pool.gapped == 10
+    assert refusal(pool, pay(SPAM[10], 1, fee=1000)) == "mempool_full"
+    dearer = pool.add(pay(SPAM[10], 1, fee=1001), rich)
+    assert [t.body.sender for t in dearer] == [SPAM[9].address]
+    assert pool.gapped == 10
+
+
+def test_a_flood_of_gapped_nonces_keeps_nobody_out() -> None:
+    """P23: at the fee floor, with a proper nonce, one gets in however much junk came before."""
+    pool = Mempool(RULES, max_transactions=40)
+    for key in SPAM:
+        for nonce in range(1, 9):
+            with suppress(InvalidTransaction):
+                pool.add(pay(key, nonce, fee=10**6, tip=5), rich)
+    assert pool.gapped == len(pool) == 5
+    honest = [pay(ALICE, n, fee=FLOOR) for n in range(40)]
+    for tx in honest:
+        pool.add(tx, rich)
+    assert list(pool) == honest
+    assert pool.gapped == 0
+    assert list(pool.select(rich, FLOOR, 60_000_000, BYTES)) == honest
+
+
+def test_a_flood_without_money_is_not_held() -> None:
+    pool = Mempool(RULES)
+    need = 400_000 * 10 + 1
+    account = Account(3 * need, 0)
+    for nonce in range(3):
+        pool.add(pay(SPAM[0], nonce), lambda _: account)
+    assert refusal(pool, pay(SPAM[0], 3), account) == "insufficient_balance"
+
+
+def test_filling_a_gap_makes_all_behind_it_ready() -> None:
+    pool = Mempool(RULES)
+    txs = [pay(ALICE, n) for n in range(6)]
+    for n in (5, 3, 1, 4, 2):
+        pool.add(txs[n], rich)
+    assert pool.gapped == 5
+    assert list(pool.select(rich, 1, GAS, BYTES)) == []
+    pool.add(txs[0], rich)
+    assert pool.gapped == 0
+    assert list(pool.select(rich, 1, GAS, BYTES)) == txs
+    assert pool.next_nonce(ALICE.address, RICH) == 6
+
+
+# --- selection ---
+
+
+def test_best_tip_first_but_never_out_of_nonce_order() -> None:
+    pool = Mempool(RULES)
+    a0, a1 = pay(ALICE, 0, fee=50, tip=1), pay(ALICE, 1, fee=50, tip=30)
+    b0, c0 = pay(BOB, 0, fee=50, tip=20), pay(CAROL, 0, fee=50, tip=20)
+    under = pay(SPAM[0], 0, fee=9, tip=9)
+    for tx in (a0, a1, c0, b0, under):
+        pool.add(tx, rich)
+    assert list(pool.select(rich, 10, GAS, BYTES)) == [c0, b0, a0, a1]  # of equals the older first
+    # With base fee 40 the tip is what is left under max_fee.
+    assert list(pool.select(rich, 49, GAS, BYTES)) == [a0, a1, c0, b0]
+    assert list(pool.select(rich, 51, GAS, BYTES)) == []
+
+
+def test_selection_stops_at_the_block_s_bytes_and_gas() -> None:
+    pool = Mempool(RULES)
+    txs = [pay(ALICE, n) for n in range(10)]
+    for tx in txs:
+        pool.add(tx, rich)
+    size, least = len(txs[0].wire), intrinsic_gas(RULES, txs[0])
+    assert list(pool.select(rich, 1, GAS, 3 * size)) == txs[:3]
+    assert list(pool.select(rich, 1, GAS, 3 * size - 1)) == txs[:2]
+    assert len(list(pool.select(rich, 1, 400_000, BYTES))) == min(10, 400_000 // least)
+    assert list(pool.select(rich, 1, 399_999, BYTES)) == []  # its gas limit is above the block's
+
+
+def test_selection_follows_the_accounts_of_the_given_state() -> None:
+    """On a branch whose blocks hold the first two, the third comes first; on another one, all do."""
+    pool = Mempool(RULES)
+    txs = [pay(ALICE, n) for n in range(4)]
+    for tx in txs:
+        pool.add(tx, rich)
+    assert list(pool.select(lambda _: Account(1, 2), 1, GAS, BYTES)) == txs[2:]
+    assert list(pool.select(rich, 1, GAS, BYTES)) == txs
+    assert list(pool.select(lambda _: Account(1, 9), 1, GAS, BYTES)) == []
+
+
+def test_what_is_selected_can_be_built() -> None:
+    chain = Chain(make_genesis())
+    pool = Mempool(chain.rules)
+    state = State(chain.genesis_tree)
+    for n in range(20):
+        for key in (ALICE, BOB, CAROL):
+            pool.add(transfer(key, n, ALICE.address, 5, tip=n % 3, max_fee=20), state.account)
+    base_fee = chain.genesis.fees.initial_base_fee
+    chosen = pool.select(state.account, base_fee, chain.rules.fees.block_gas_limit, BYTES)
+    block, skipped = chain.build(chain.genesis_block, 1, ALICE.address, chosen)
+    assert (len(block.transactions), skipped) == (60, [])
+    pool.remove_included(block.transactions)
+    assert len(pool) == 0
+    assert pool.size == 0
+
+
+# --- after a block ---
+
+
+def test_included_nonces_are_forgotten_whoever_used_them() -> None:
+    pool = Mempool(RULES)
+    mine = [pay(ALICE, n) for n in range(3)]
+    for tx in mine:
+        pool.add(tx, rich)
+    pool.remove_included([pay(ALICE, 0, fee=99), pay(ALICE, 1, fee=99), pay(CAROL, 0)])
+    assert list(pool) == [mine[2]]
+    assert pool.gapped == 0
+    check_counters(pool)
+
+
+def test_update_drops_what_can_no_longer_run() -> None:
+    pool = Mempool(RULES, max_per_sender=4)
+    txs = [pay(ALICE, n) for n in range(4)]
+    for tx in txs:
+        pool.add(tx, rich)
+    need = 400_000 * 10 + 1
+    assert pool.update(rich) == []
+    assert pool.update(lambda _: Account(2 * need, 1), [ALICE.address, BOB.address]) == [txs[0], txs[3]]
+    check_counters(pool)
+    # A reorganisation took the account back: what is left waits for nonce 0 again.
+    assert pool.update(rich) == []
+    assert pool.gapped == 2
+    pool.add(txs[0], rich)
+    assert list(pool.select(rich, 1, GAS, BYTES)) == txs[:3]
+
+
+def test_a_removed_transaction_leaves_a_gap() -> None:
+    pool = Mempool(RULES)
+    txs = [pay(ALICE, n) for n in range(3)]
+    for tx in txs:
+        pool.add(tx, rich)
+    pool.remove(txs[1].id)
+    pool.remove(txs[1].id)
+    assert pool.gapped == 1
+    assert list(pool.select(rich, 1, GAS, BYTES)) == txs[:1]
+    check_counters(pool)
+
+
+# --- against the model ---
+
+CACHE: dict[tuple[int, int, int, int], SignedTransaction] = {}
+
+
+def made(who: int, nonce: int, fee: int, tip: int) -> SignedTransaction:
+    key = (who, nonce, fee, tip)
+    if key not in CACHE:
+        CACHE[key] = pay(SPAM[who], nonce, fee=fee, tip=tip)
+    return CACHE[key]
+
+
+operation = st.one_of(
+    st.tuples(st.just("add"), st.integers(0, 4), st.integers(0, 6), st.integers(1, 6), st.integers(0, 2)),
+    st.tuples(st.just("add"), st.integers(0, 4), st.integers(0, 2), st.just(9), st.just(1)),
+    st.tuples(st.just("block"), st.integers(0, 4), st.integers(0, 6), st.just(0), st.just(0)),
+    st.tuples(st.just("update"), st.integers(0, 4), st.integers(0, 4), st.integers(0, 9), st.just(0)),
+    st.tuples(st.just("remove"), st.integers(0, 9), st.just(0), st.just(0), st.just(0)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    operations=st.lists(operation, max_size=60),
+    caps=st.sampled_from([(8, 1 << 20, 4), (20, 1000, 5), (64, 1 << 20, 3)]),
+)
+def test_caps_and_counters_hold_over_any_sequence(
+    operations: list[tuple[str, int, int, int, int]], caps: tuple[int, int, int]
+) -> None:
+    pool = Mempool(RULES, max_transactions=caps[0], max_bytes=caps[1], max_per_sender=caps[2])
+    accounts = {key.address: RICH for key in SPAM}
+    for kind, who, nonce, fee, tip in operations:
+        address = SPAM[who].address
+        if kind == "add":
+            _try_add(pool, made(who, nonce, fee, min(tip, fee)), accounts)
+        elif kind == "block":
+            accounts[address] = Account(RICH.balance, max(nonce, accounts[address].nonce))
+            pool.remove_included([made(who, n, 1, 0) for n in range(accounts[address].nonce)])
+        elif kind == "update":
+            accounts[address] = Account(fee * 400_000 * 3, nonce)
+            pool.update(accounts.__getitem__)
+        else:
+            held = list(pool)
+            if held:
+                pool.remove(held[who % len(held)].id)
+        check_counters(pool)
+        assert len(pool) <= caps[0]
+        assert pool.size <= caps[1]
+        assert pool.gapped <= max(1, caps[0] // 8)
+        check_selection(pool, accounts)
+
+
+def _try_add(pool: Mempool, tx: SignedTransaction, accounts: dict[bytes, Account]) -> None:
+    pool.update(accounts.__getitem__)
+    before = {t.id for t in pool}
+    nonce, body = accounts[tx.body.sender].nonce, tx.body
+    mine = {t.body.nonce for t in pool if t.body.sender == body.sender}
+    ready = all(n in mine for n in range(nonce, body.nonce))
+    try:
+        gone = pool.add(tx, accounts.__getitem__)
+    except InvalidTransaction:
+        assert {t.id for t in pool} == before
+        return
+    assert {t.id for t in pool} == before - {t.id for t in gone} | {tx.id}
+    for victim in gone:
+        if victim.body.sender != body.sender and ready:
+            held = {t.body.nonce for t in pool if t.body.sender == victim.body.sender}
+            expected = accounts[victim.body.sender].nonce
+            was_ready = all(n in held for n in range(expected, victim.body.nonce))
+            assert not was_ready or victim.body.max_fee_per_gas < body.max_fee_per_gas
+
+
+def check_selection(pool: Mempool, accounts: dict[bytes, Account]) -> None:
+    chosen = list(pool.select(accounts.__getitem__, 2, 10**9, BYTES))
+    nonces = {address: a.nonce for address, a in accounts.items()}
+    for tx in chosen:
+        assert tx.body.nonce == nonces[tx.body.sender]
+        assert tx.body.max_fee_per_gas >= 2
+        nonces[tx.body.sender] += 1
+    for tx in pool:  # complete: nothing that could follow was left out
+        assert tx.body.nonce != nonces[tx.body.sender] or tx.body.max_fee_per_gas < 2
+    best = [min(t.body.tip_per_gas, t.body.max_fee_per_gas - 2) for t in chosen]
+    heads = {t.body.sender: tip for t, tip in reversed(list(zip(chosen, best, strict=True)))}
+    assert not chosen or best[0] == max(heads.values())
+
+
+def test_the_same_pool_serves_a_rollup() -> None:
+    rules = Rules(901, FeeParameters(min_base_fee=1), {}, vault=CAROL.address)
+    pool = Mempool(rules)
+    pool.add(transfer(ALICE, 0, BOB.address, 1, chain_id=901), rich)
+    assert refusal(pool, transfer(ALICE, 1, BOB.address, 1)) == "wrong_chain"
