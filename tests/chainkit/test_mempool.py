@@ -224,6 +224,14 @@ def test_filling_a_gap_makes_all_behind_it_ready() -> None:
     assert pool.next_nonce(ALICE.address, RICH) == 6
 
 
+def test_what_was_gapped_once_is_not_pushed_out_as_such() -> None:
+    pool = Mempool(RULES, max_transactions=3)
+    for nonce in (1, 0):
+        pool.add(pay(ALICE, nonce, fee=50), rich)
+    pool.add(pay(CAROL, 0, fee=50), rich)
+    assert refusal(pool, pay(SPAM[0], 0, fee=50)) == "mempool_full"
+
+
 # --- selection ---
 
 
@@ -245,11 +253,16 @@ def test_selection_stops_at_the_block_s_bytes_and_gas() -> None:
     txs = [pay(ALICE, n) for n in range(10)]
     for tx in txs:
         pool.add(tx, rich)
-    size, least = len(txs[0].wire), intrinsic_gas(RULES, txs[0])
+    size = len(txs[0].wire)
     assert list(pool.select(rich, 1, GAS, 3 * size)) == txs[:3]
     assert list(pool.select(rich, 1, GAS, 3 * size - 1)) == txs[:2]
-    assert len(list(pool.select(rich, 1, 400_000, BYTES))) == min(10, 400_000 // least)
     assert list(pool.select(rich, 1, 399_999, BYTES)) == []  # its gas limit is above the block's
+    small = Mempool(RULES)
+    for n in range(10):
+        small.add(transfer(ALICE, n, BOB.address, 1, gas_limit=10_000), rich)
+    least = intrinsic_gas(RULES, next(iter(small)))
+    assert len(list(small.select(rich, 1, 4 * least - 1, BYTES))) == 3
+    assert len(list(small.select(rich, 1, 4 * least, BYTES))) == 4
 
 
 def test_selection_follows_the_accounts_of_the_given_state() -> None:
@@ -261,6 +274,19 @@ def test_selection_follows_the_accounts_of_the_given_state() -> None:
     assert list(pool.select(lambda _: Account(1, 2), 1, GAS, BYTES)) == txs[2:]
     assert list(pool.select(rich, 1, GAS, BYTES)) == txs
     assert list(pool.select(lambda _: Account(1, 9), 1, GAS, BYTES)) == []
+
+
+def test_the_best_tip_is_found_behind_nonces_that_are_already_used() -> None:
+    pool = Mempool(RULES)
+    used, dear, other = (
+        pay(ALICE, 0, tip=1, fee=50),
+        pay(ALICE, 1, tip=30, fee=50),
+        pay(CAROL, 0, tip=20, fee=50),
+    )
+    for tx in (used, dear, other):
+        pool.add(tx, rich)
+    at = {ALICE.address: Account(1, 1), CAROL.address: Account(1, 0)}
+    assert list(pool.select(at.__getitem__, 1, GAS, BYTES)) == [dear, other]
 
 
 def test_what_is_selected_can_be_built() -> None:
@@ -344,7 +370,7 @@ operation = st.one_of(
 
 @settings(max_examples=150, deadline=None)
 @given(
-    operations=st.lists(operation, max_size=60),
+    operations=st.lists(operation, min_size=15, max_size=60),
     caps=st.sampled_from([(8, 1 << 20, 4), (20, 1000, 5), (64, 1 << 20, 3)]),
 )
 def test_caps_and_counters_hold_over_any_sequence(

@@ -530,6 +530,8 @@ def test_jail_lasts_its_term() -> None:
     assert report(net, double_vote(V0, 1)).success
     assert net.call(V0, "stake", value=COIN).code == "jailed"
     assert net.call(V0, "unjail").code == "still_jailed"
+    net.go_to_era(1)
+    assert net.call(V0, "unjail").code == "still_jailed"
     net.go_to_era(2)
     assert net.set_of(4).stake_of(V0.address) == 0
     net.ok(V0, "unjail")
