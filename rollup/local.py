@@ -1,0 +1,173 @@
+"""The local chain of a rollup node: the L2 blocks that it serves, on disk and in memory.
+
+Responsible for extending it, for going back when L1 says otherwise, and for the signed receipts.
+Must not know of L1, batches or who decides what goes into a block.
+
+Blocks up to a base (the last batch known to be true) are only on disk; those above are in memory too, with
+their states, because they may still be replaced.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from chainkit.block import Block
+from chainkit.codec import CodecError, decode, encode
+from chainkit.events import EventLog
+from chainkit.execution import Receipt, Rules
+from chainkit.keys import KeyPair
+from chainkit.merkle import Tree
+from chainkit.store import Store, StoredBlock, StoreError
+from chainkit.transaction import SignedTransaction
+from rollup.block import L2Block, execute_block
+from rollup.receipt import SequencerReceipt
+from rollup.stf import Deposit, Forced, Step, decode_step
+
+
+class LocalChain:
+    """The chain that a node serves. ``key`` signs receipts (a sequencer), None signs none."""
+
+    def __init__(self, rules: Rules, store: Store, events: EventLog, key: KeyPair | None) -> None:
+        self.rules = rules
+        self.store = store
+        self.events = events
+        self.key = key
+        self.base: L2Block
+        self.base_cursor = 0
+        self.recent: list[L2Block] = []
+
+    def open(self, base: L2Block, base_cursor: int) -> None:
+        """Start on a known base: load the blocks above it from disk and run them again.
+
+        ``base_cursor`` is the inbox index after the base. Raises `StoreError` if a stored block is damaged.
+        """
+        self.base, self.base_cursor, self.recent = base, base_cursor, []
+        stored = self.store.blocks_from(base.header.height + 1, 1_000_000)
+        for row in stored:
+            block = self._run_stored(row)
+            if block.hash != row.hash:  # its header stated a false root: the order stands, the root does not
+                again = [self._stored_steps(later) for later in stored if later.height >= row.height]
+                self._remove_above(row.height - 1, "run again from disk")
+                for time, steps in again:
+                    self.append(execute_block(self.rules, self.head, time, steps))
+                return
+            self.recent.append(block)
+
+    def _run_stored(self, row: StoredBlock) -> L2Block:
+        time, steps = self._stored_steps(row)
+        return execute_block(self.rules, self.head, time, steps)
+
+    @staticmethod
+    def _stored_steps(row: StoredBlock) -> tuple[int, list[Step]]:
+        """Time (ms) and steps of a stored block. Raises `StoreError` if it is damaged."""
+        try:
+            block = decode(Block, row.block)
+            return block.header.time, [decode_step(data) for data in block.transactions]
+        except CodecError as error:
+            raise StoreError(f"L2 block {row.height} on disk is damaged: {error}") from None
+
+    @property
+    def head(self) -> L2Block:
+        return self.recent[-1] if self.recent else self.base
+
+    @property
+    def cursor(self) -> int:
+        """The inbox index after the head."""
+        return self.base_cursor + sum(inbox_count(block) for block in self.recent)
+
+    def append(self, block: L2Block) -> None:
+        """Put a block on disk with its events and signed receipts, all or nothing; then it is the head."""
+        with self.store.transaction():
+            self._write(block)
+        self.recent.append(block)
+
+    def adopt(self, blocks: Sequence[L2Block], cursor: int) -> list[L2Block]:
+        """Make ``blocks``, which follow the base and are known to be true, the new base.
+
+        Local blocks at the same heights that differ are replaced, and everything above them goes too.
+        Returns the local blocks that were lost.
+        """
+        same = sum(1 for ours, theirs in zip(self.recent, blocks, strict=False) if ours.hash == theirs.hash)
+        if same == len(blocks):
+            kept, lost = self.recent[same:], []
+        else:
+            kept, lost = [], self.recent[same:]
+            with self.store.transaction():
+                self._remove_above(blocks[same].header.height - 1, reason="derived from L1 otherwise")
+                for block in blocks[same:]:
+                    self._write(block)
+        self.base, self.base_cursor, self.recent = blocks[-1], cursor, kept
+        return lost
+
+    def rewind(self, base: L2Block, base_cursor: int, reason: str) -> list[L2Block]:
+        """Go back to ``base``; returns the blocks that were above it."""
+        height = base.header.height
+        lost = [block for block in self.recent if block.header.height > height]
+        with self.store.transaction():
+            self._remove_above(height, reason)
+        self.base, self.base_cursor, self.recent = base, base_cursor, []
+        return lost
+
+    def replay(self, blocks: Sequence[L2Block]) -> None:
+        """Run blocks again on the head, same steps and times: their order was promised."""
+        for block in blocks:
+            self.append(
+                execute_block(self.rules, self.head, block.header.time, block.steps, block.transactions)
+            )
+
+    def falsify_head(self, tree: Tree) -> None:
+        """For fault injection: go on from a state that the head's header does not state."""
+        head = replace(self.head, tree=tree)
+        if self.recent:
+            self.recent[-1] = head
+        else:
+            self.base = head
+
+    def between(self, first: int, last: int) -> list[L2Block]:
+        """The blocks in memory from height ``first`` to ``last``."""
+        return [block for block in self.recent if first <= block.header.height <= last]
+
+    # --- disk ---
+
+    def _remove_above(self, height: int, reason: str) -> None:
+        if self.store.head_height() > height:
+            self.store.remove_blocks_above(height)
+            self.events.append(
+                "ChainReverted", {"to_height": height, "reason": reason}, height=height, source="rollup"
+            )
+
+    def _write(self, block: L2Block) -> None:
+        height = block.header.height
+        pairs = executed(block)
+        self.store.put_block(encode(block.block), height, block.hash, None, pairs)
+        if self.key is not None:
+            for position, (tx, _) in enumerate(pairs):
+                promise = SequencerReceipt.sign(self.key, self.rules.chain_id, tx.id, height, position)
+                self.store.set_signed_receipt(height, position, encode(promise))
+        for step, receipt in zip(block.steps, block.receipts, strict=True):
+            if isinstance(step, Deposit):
+                data = {
+                    "index": step.index,
+                    "to": "0x" + step.to.hex(),
+                    "amount": step.amount,
+                    "depositor": "0x" + step.depositor.hex(),
+                }
+                self.events.append(
+                    "DepositCredited", data, height=height, source="rollup", tx_id=receipt.tx_id
+                )
+            elif isinstance(step, Forced):
+                data = {"index": step.index, "success": receipt.success, "code": receipt.code}
+                self.events.append(
+                    "ForcedTransactionExecuted", data, height=height, source="rollup", tx_id=receipt.tx_id
+                )
+        self.events.append_receipts(self.rules.contracts, block.receipts, height)
+
+
+def executed(block: L2Block) -> list[tuple[SignedTransaction, Receipt]]:
+    """The transactions of a block that could be decoded, with their receipts, in order."""
+    pairs = zip(block.transactions, block.receipts, strict=True)
+    return [(tx, receipt) for tx, receipt in pairs if tx is not None]
+
+
+def inbox_count(block: L2Block) -> int:
+    """How many inbox messages a block takes in."""
+    return sum(1 for step in block.steps if isinstance(step, (Deposit, Forced)))
