@@ -1,0 +1,173 @@
+"""The L1 node as a process: options in, a running service out.
+
+Responsible for reading what the options name, for refusing what cannot work with one line, and for putting
+the parts together. Must not know what any part does.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from chainkit.api import chain_router
+from chainkit.chain import Chain
+from chainkit.clock import Clock
+from chainkit.genesis import Genesis
+from chainkit.keys import KeyPair
+from chainkit.options import data_directory, make_clock, read_genesis, read_key, run_options, service_parser
+from chainkit.service import EXIT_STARTUP, Service, StartupError, make_app, run
+from chainkit.store import Store
+from l1node.checkpoint import Checkpoint, parse_checkpoint
+from l1node.engine import Engine
+from l1node.faults import DEVNET_TOKEN, check_fault_token, fault_router
+from l1node.gossip import Gossip
+from l1node.node import ROLE, L1Node
+from l1node.p2p_api import p2p_router
+from l1node.sync import Sync
+from l1node.validator_api import validator_router
+
+NAME = "l1node"
+PORT = 8545
+MAX_PEERS = 64
+
+
+def parser(environ: Mapping[str, str] = os.environ) -> argparse.ArgumentParser:
+    """The command line of ``python -m l1node``."""
+    options = service_parser(
+        NAME, "A validator (or, without a key, a follower) of the L1.", port=PORT, environ=environ
+    )
+    options.add_argument(
+        "--peers",
+        metavar="URLS",
+        default=environ.get("LAYERLAB_PEERS", ""),
+        help="addresses of the other nodes, with commas between them [LAYERLAB_PEERS]",
+    )
+    options.add_argument(
+        "--checkpoint",
+        metavar="HEIGHT:HASH",
+        default=environ.get("LAYERLAB_CHECKPOINT", ""),
+        help="a block that the chain must contain; any other history is refused [LAYERLAB_CHECKPOINT]",
+    )
+    options.add_argument(
+        "--enable-faults",
+        action="store_true",
+        default=environ.get("LAYERLAB_ENABLE_FAULTS", "") in ("1", "true", "yes"),
+        help="serve /faults, by which this validator can be made dishonest [LAYERLAB_ENABLE_FAULTS]",
+    )
+    options.add_argument(
+        "--fault-token",
+        metavar="TOKEN",
+        default=environ.get("LAYERLAB_FAULT_TOKEN", DEVNET_TOKEN),
+        help="the secret that /faults asks for [LAYERLAB_FAULT_TOKEN]",
+    )
+    return options
+
+
+def parse_peers(text: str) -> list[str]:
+    """Addresses with commas between them. Raises `StartupError`."""
+    urls = [part.strip().rstrip("/") for part in text.split(",") if part.strip()]
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or parts.query or parts.fragment:
+            raise StartupError(f"--peers: {url!r} is no address like http://127.0.0.1:8546")
+    if len(urls) > MAX_PEERS:
+        raise StartupError(f"--peers: {len(urls)} addresses, {MAX_PEERS} at most")
+    return list(dict.fromkeys(urls))
+
+
+def check_key(genesis: Genesis, key: KeyPair | None, named: str | None) -> None:
+    """A well-known key that this genesis does not know is a slip of the pen. Raises `StartupError`."""
+    if key is None or not named:
+        return
+    known = {v.address for v in genesis.validators} | {a.address for a in genesis.accounts}
+    if key.address not in known:
+        raise StartupError(f"--dev-key {named!r} is not a validator of this genesis; give one of its names")
+
+
+async def create(
+    chain: Chain,
+    key: KeyPair | None,
+    data: Path,
+    clock: Clock,
+    peers: Sequence[str],
+    *,
+    fault_token: str | None = None,
+    checkpoint: Checkpoint | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> tuple[Service, L1Node]:
+    """A node and the service around it. ``fault_token`` None: no faults. Raises what cannot start."""
+    store = Store(data, genesis_hash=chain.genesis_hash, role=ROLE)
+    limits = httpx.Limits(max_connections=4 * len(peers) + 4, max_keepalive_connections=2 * len(peers) + 2)
+    client = httpx.AsyncClient(limits=limits, trust_env=False, transport=transport)
+    try:
+        node = L1Node(
+            chain,
+            key,
+            store,
+            clock,
+            Gossip(peers, client),
+            lambda feed: Sync(peers, client, feed),
+            engine_type=Engine if fault_token is None else _byzantine().ByzantineEngine,
+            checkpoint=checkpoint,
+        )
+    except BaseException:
+        store.close()
+        raise
+
+    async def close() -> None:
+        await client.aclose()
+        await node.close()
+
+    app = make_app("layerlab L1 node", description="A validator of the proof-of-stake L1.")
+    app.include_router(chain_router(node))
+    app.include_router(validator_router(node))
+    app.include_router(p2p_router(node))
+    if fault_token is not None:
+        app.include_router(fault_router(getattr(node.engine, "faults"), _byzantine().FAULTS, fault_token))
+    tasks = [
+        ("consensus", node.run),
+        ("gossip", node.gossip.run),
+        ("sync", node.sync.run),
+        ("watch", node.watch),
+    ]
+    return Service(app, tasks, [node.stop], close), node
+
+
+def _byzantine() -> Any:
+    return import_module("l1node.byzantine")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a node; returns the exit code (see `chainkit.service`)."""
+    args = parser().parse_args(arguments)
+
+    async def start() -> Service:
+        genesis = read_genesis(args)
+        data = data_directory(args)
+        key = read_key(args, genesis)
+        check_key(genesis, key, args.dev_key)
+        token = args.fault_token if args.enable_faults else None
+        checkpoint = parse_checkpoint(args.checkpoint) if args.checkpoint else None
+        peers = parse_peers(args.peers)
+        service, _ = await create(
+            Chain(genesis), key, data, make_clock(args), peers, fault_token=token, checkpoint=checkpoint
+        )
+        return service
+
+    if args.enable_faults:
+        try:
+            check_fault_token(args.host, args.fault_token)
+        except StartupError as error:
+            print(f"{NAME}: {error}", file=sys.stderr)
+            return EXIT_STARTUP
+    return run(start, run_options(NAME, args))
