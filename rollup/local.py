@@ -114,13 +114,11 @@ class LocalChain:
                 execute_block(self.rules, self.head, block.header.time, block.steps, block.transactions)
             )
 
-    def falsify_head(self, tree: Tree) -> None:
-        """For fault injection: go on from a state that the head's header does not state."""
-        head = replace(self.head, tree=tree)
-        if self.recent:
-            self.recent[-1] = head
-        else:
-            self.base = head
+    def falsify(self, height: int, tree: Tree) -> None:
+        """For fault injection: drop what follows ``height`` and go on from a state that no header states."""
+        self._remove_above(height, "dishonest on purpose")
+        self.recent = [block for block in self.recent if block.header.height <= height]
+        self.recent[-1] = replace(self.recent[-1], tree=tree)
 
     def between(self, first: int, last: int) -> list[L2Block]:
         """The blocks in memory from height ``first`` to ``last``."""

@@ -1,0 +1,129 @@
+"""The routes by which a service is made dishonest on purpose, for teaching.
+
+Responsible for ``GET|POST|DELETE /faults``, their token, and for saying loudly what was turned on. Must not know
+how a fault is played.
+
+The routes exist only with ``--enable-faults``. A fault lasts until it is turned off or the process ends.
+"""
+
+import hmac
+import ipaddress
+import logging
+from typing import Any, Final, Protocol
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from chainkit.codec import CodecError, parse_json
+from chainkit.ops_api import JsonResponse
+from chainkit.problems import Problem, not_found
+from chainkit.service import StartupError
+
+DEVNET_TOKEN: Final = "layerlab-devnet-faults"
+"""The token when none is given; everyone knows it, so it is for loopback only."""
+MAX_BODY_BYTES: Final = 4096
+
+_log = logging.getLogger("layerlab.faults")
+
+
+class FaultSwitch(Protocol):
+    """The faults of a service."""
+
+    def shown(self) -> dict[str, Any]:
+        """The JSON answer: what is on ("active") and what there is ("known")."""
+
+    def set(self, body: Any) -> None:
+        """Turn a fault on. Raises `ValueError` for wrong parameters, `LookupError` for an unknown name."""
+
+    def clear(self, name: str | None = None) -> None:
+        """Turn one fault off, or all. Raises `LookupError` for an unknown name."""
+
+
+def check_fault_token(host: str, token: str) -> None:
+    """Raises `StartupError` for an empty token, or for the well-known one where strangers can reach us."""
+    if not token:
+        raise StartupError("--fault-token is empty; give a secret, or leave out --enable-faults")
+    if token == DEVNET_TOKEN and not _is_loopback(host):
+        raise StartupError(
+            f"faults could be turned on by anyone who reaches {host}: give a secret with --fault-token, "
+            f"or listen on 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def fault_router(switch: FaultSwitch, token: str, example: dict[str, Any]) -> APIRouter:
+    """The routes over ``switch``; ``example`` is a body for the docs."""
+    router = APIRouter(tags=["faults"])
+    content = {"application/json": {"example": example, "schema": {"type": "object"}}}
+    body = {"requestBody": {"required": True, "content": content}}
+
+    @router.get("/faults", summary="Faults that are on, and those that there are")
+    async def faults(request: Request) -> Response:
+        _authorize(request, token)
+        return JsonResponse(switch.shown())
+
+    @router.post(
+        "/faults", summary="Turn a fault on: dishonest on purpose", status_code=201, openapi_extra=body
+    )
+    async def turn_on(request: Request) -> Response:
+        _authorize(request, token)
+        _turn_on(switch, await request.body())
+        return JsonResponse(switch.shown(), 201)
+
+    @router.delete("/faults", summary="Turn every fault off")
+    async def turn_all_off(request: Request) -> Response:
+        _authorize(request, token)
+        switch.clear()
+        _log.warning("honest again")
+        return JsonResponse(switch.shown())
+
+    @router.delete("/faults/{name}", summary="Turn one fault off")
+    async def turn_off(request: Request, name: str) -> Response:
+        _authorize(request, token)
+        try:
+            switch.clear(name)
+        except LookupError:
+            raise not_found("fault", name, known=_known(switch)) from None
+        _log.warning("a fault is off", extra={"fields": {"fault": name}})
+        return JsonResponse(switch.shown())
+
+    return router
+
+
+def _turn_on(switch: FaultSwitch, body: bytes) -> None:
+    try:
+        value = parse_json(body, limit=MAX_BODY_BYTES)
+        name = value.get("name") if isinstance(value, dict) else None
+        if not isinstance(name, str):
+            raise CodecError('give {"name": "..."} and the parameters of that fault')
+        switch.set(value)
+    except LookupError:
+        raise not_found("fault", name, known=_known(switch)) from None
+    except ValueError as error:
+        raise Problem(
+            400, "malformed_body", "The body is malformed", str(error), known=_known(switch)
+        ) from None
+    _log.warning("DISHONEST ON PURPOSE", extra={"fields": {"fault": name}})
+
+
+def _known(switch: FaultSwitch) -> list[str]:
+    return sorted(switch.shown()["known"])
+
+
+def _authorize(request: Request, token: str) -> None:
+    """Raises `Problem`: 401 without a token, 403 with a wrong one."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not given:
+        raise Problem(
+            401, "token_required", "A token is required", "send Authorization: Bearer <fault token>"
+        )
+    if not hmac.compare_digest(given.strip().encode(), token.encode()):
+        raise Problem(403, "wrong_token", "The token is wrong", "it is the one given with --fault-token")

@@ -1,0 +1,182 @@
+"""A rollup node behind the chain API.
+
+Responsible for showing the local chain, its heads and its mempool as `chainkit.backend.ChainBackend` wants
+them. Must not know of HTTP.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from chainkit.backend import BlockView, Head, HeadRef, Status, SubmitResult, TransactionView
+from chainkit.block import Block
+from chainkit.codec import Address, Bytes32, decode, to_json
+from chainkit.events import EventLog
+from chainkit.execution import InvalidTransaction, Rules
+from chainkit.genesis import Genesis
+from chainkit.store import StoredBlock
+from chainkit.transaction import SignedTransaction
+from rollup.block import L2Block, decode_transaction
+from rollup.node import RollupNode
+from rollup.receipt import SequencerReceipt
+from rollup.stf import Deposit, Forced, Step, decode_step
+
+READY_LAG = 12
+"""L1 blocks that the derivation may be behind what L1 says is final, and still be ready."""
+
+
+class RollupBackend:
+    """Implements `chainkit.backend.ChainBackend` for sequencer and verifier."""
+
+    def __init__(
+        self, node: RollupNode, l1_final: Callable[[], int | None], on_submit: Callable[[], None]
+    ) -> None:
+        """``l1_final`` tells L1's final height as last heard; ``on_submit`` hears of new transactions."""
+        self.node = node
+        self._l1_final = l1_final
+        self._on_submit = on_submit
+
+    @property
+    def genesis(self) -> Genesis:
+        return self.node.derivation.l2_genesis
+
+    @property
+    def genesis_hash(self) -> Bytes32:
+        return self.node.derivation.chain.genesis_hash
+
+    @property
+    def rules(self) -> Rules:
+        return self.node.derivation.rules
+
+    @property
+    def event_log(self) -> EventLog:
+        return self.node.events
+
+    def status(self) -> Mapping[str, Any]:
+        node, derivation = self.node, self.node.derivation
+        return {
+            "role": node.role,
+            "address": to_json(node.key.address),
+            "l1_height": node.l1_height,
+            "l1_final": self._l1_final(),
+            "head_batch": derivation.head,
+            "safe_batch": derivation.safe_batch.index,
+            "final_batch": derivation.finalized,
+            "diverged": derivation.diverged,
+            "frozen": derivation.frozen,
+            "inbox": {"length": len(derivation.inbox), "taken_in": node.local.cursor},
+            "mempool": len(node.mempool),
+            "dishonest_on_purpose": node.faults.names(),
+        }
+
+    def head(self, ref: HeadRef) -> Head | None:
+        block = self._head_block(ref)
+        return Head(block.header, block.hash, block.tree)
+
+    def _head_block(self, ref: HeadRef) -> L2Block:
+        if ref == "head":
+            return self.node.local.head
+        derivation = self.node.derivation
+        return derivation.safe_batch.end if ref == "safe" else derivation.finalized_batch.end
+
+    def _status_of(self, height: int) -> Status:
+        if height <= self._head_block("finalized").header.height:
+            return "finalized"
+        return "safe" if height <= self._head_block("safe").header.height else "unsafe"
+
+    def block(self, ref: int | Bytes32) -> BlockView | None:
+        if ref in (0, self.genesis_hash):
+            genesis = self.node.derivation.chain.genesis_block
+            return BlockView(genesis.block, genesis.hash, "finalized")
+        store = self.node.store
+        stored = store.block_by_height(ref) if isinstance(ref, int) else store.block_by_hash(ref)
+        return None if stored is None else self._view(stored)
+
+    def _view(self, stored: StoredBlock) -> BlockView:
+        block = decode(Block, stored.block)
+        steps = [decode_step(data) for data in block.transactions]
+        transactions = [decode_transaction(self.rules, step) for step in steps]
+        shown = Block(block.header, [tx.wire for tx in transactions if tx is not None])
+        extra = {"inbox": [_message(step) for step in steps if isinstance(step, (Deposit, Forced))]}
+        return BlockView(shown, stored.hash, self._status_of(stored.height), extra=extra)
+
+    def transaction(self, tx_id: Bytes32) -> TransactionView | None:
+        waiting = self.node.mempool.get(tx_id)
+        if waiting is not None:
+            return TransactionView(waiting, "pending")
+        stored = self.node.store.transaction_by_id(tx_id)
+        if stored is None:
+            return None
+        block = self.node.store.block_by_height(stored.height)
+        promise = None
+        if stored.signed_receipt is not None:
+            promise = to_json(decode(SequencerReceipt, stored.signed_receipt))
+        return TransactionView(
+            SignedTransaction.decode(stored.wire),
+            self._status_of(stored.height),
+            stored.height,
+            None if block is None else block.hash,
+            stored.position,
+            stored.receipt,
+            extra={"sequencer_receipt": promise},
+        )
+
+    def pending_nonce(self, address: Address) -> int:
+        return self.node.mempool.next_nonce(address, self.node.account(address))
+
+    async def submit(self, transactions: Sequence[SignedTransaction]) -> Sequence[SubmitResult]:
+        results = [self._submit(tx) for tx in transactions]
+        if any(result.accepted for result in results):
+            self._on_submit()
+        return results
+
+    def _submit(self, tx: SignedTransaction) -> SubmitResult:
+        if self.node.role != "sequencer":
+            return SubmitResult(tx.id, False, "not_sequencer", "this is a verifier; send it to the sequencer")
+        if self.node.derivation.frozen:
+            return SubmitResult(tx.id, False, "bridge_frozen", "the bridge is frozen: only exits are left")
+        try:
+            self.node.mempool.add(tx, self.node.account)
+        except InvalidTransaction as refusal:
+            known = refusal.code == "already_known"
+            return SubmitResult(tx.id, known, refusal.code, refusal.message)
+        return SubmitResult(tx.id, True)
+
+    def ready(self) -> tuple[bool, Mapping[str, Any]]:
+        l1_final, height = self._l1_final(), self.node.l1_height
+        in_step = l1_final is not None and height > 0 and height + READY_LAG >= l1_final
+        return in_step, {"l1_final": l1_final, "l1_height": height, "waits_for": "" if in_step else "L1"}
+
+    def metrics(self) -> Mapping[str, float]:
+        node = self.node
+        return {
+            "l1_height": node.l1_height,
+            "head_height": node.local.head.header.height,
+            "safe_height": self._head_block("safe").header.height,
+            "finalized_height": self._head_block("finalized").header.height,
+            "head_batch": node.derivation.head,
+            "final_batch": node.derivation.finalized,
+            "open_disputes": len(node.derivation.open_disputes()),
+            "mempool_transactions": len(node.mempool),
+            "inbox_pending": node.pending_messages(),
+        }
+
+
+def _message(step: Step) -> dict[str, Any]:
+    shown: dict[str, Any] = to_json(step)
+    return shown
+
+
+def batch_json(node: RollupNode, index: int) -> dict[str, Any] | None:
+    """A batch as this node derived it: L1's record beside the root that execution gave."""
+    batch = node.derivation.batches.get(index)
+    if batch is None:
+        return None
+    return {
+        **to_json(batch.record),
+        "status": batch.status,
+        "computed_root": to_json(batch.computed_root),
+        "matches": batch.matches,
+        "l1_height": batch.l1_height,
+        "l1_transaction": to_json(batch.l1_tx_id),
+        "disputes": [d.index for d in node.derivation.disputes.values() if d.batch == index],
+    }

@@ -1,0 +1,250 @@
+"""A rollup node's duties on L1: which calls it should have on their way right now.
+
+Responsible for batching, disputes, finalizing and challenging, honest or not. It only looks at a node (and
+turns it into a liar where a fault says so); asked again before a call is on L1, it names the same call by the
+same key. Must not know how calls are signed, sent, paid for or repeated.
+"""
+
+import logging
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+
+from bridge import abi
+from chainkit.codec import encode
+from chainkit.transaction import Call
+from rollup import player
+from rollup.batch import BatchBlock, encode_batch
+from rollup.block import L2Block
+from rollup.derived import DerivedBatch
+from rollup.faults import LYING_FAULTS, FaultError, make_lie
+from rollup.frivolous import WRONG_ROOT, frivolous_move
+from rollup.local import inbox_count
+from rollup.node import Lie, RollupNode
+from rollup.player import Move
+from rollup.stf import Transact
+from rollup.trace import Trace
+
+log = logging.getLogger("layerlab.rollup")
+
+MAX_BATCH_RAW_BYTES = 220 * 1024
+"""Before compression, so that the data surely fits in one L1 transaction."""
+SUBMIT_GAS = 3_000_000
+SUBMIT_GAS_PER_BYTE = 40
+SUBMIT_GAS_PER_STEP = 400
+FINALIZE_GAS = 1_500_000
+VERIFIER_PATIENCE = 8
+"""L1 blocks that a verifier waits for the proposer to finalize its own batch."""
+
+
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Duty:
+    """A call that should be on its way. ``key`` names it: one at a time per key."""
+
+    key: Key
+    move: Move
+
+
+def duties(node: RollupNode, batch_before_ms: int, under_way: Container[Key] = ()) -> Iterator[Duty]:
+    """Everything that the node should have on its way to L1.
+
+    ``batch_before_ms``: L2 blocks up to this time may be batched (L1's own time must not be behind theirs).
+    ``under_way``: keys that need not be thought of again.
+    """
+    if node.derivation.settings is None:
+        return
+    if node.role == "sequencer" and ("batch", node.derivation.head) not in under_way:
+        duty = batch_duty(node, batch_before_ms)
+        if duty is not None:
+            yield duty
+    else:
+        yield from challenge_duties(node)
+    yield from dispute_duties(node)
+    yield from finalize_duties(node)
+
+
+# --- batches ---
+
+
+def batch_duty(node: RollupNode, before_ms: int) -> Duty | None:
+    """The next batch, if there are blocks for it and no lie of somebody else to build on."""
+    derivation = node.derivation
+    head = derivation.head_batch
+    if derivation.frozen or node.faults.get("withhold") or node.faults.get("halt"):
+        return None
+    if not head.matches and not _is_own_lie(node, head):
+        return None
+    posted = head.end.header.height
+    blocks = _fitting(node, node.local.between(posted + 1, node.local.head.header.height), before_ms)
+    if not blocks:
+        return None
+    lie = node.lies.get(blocks[0].header.height) or _new_lie(node, blocks)
+    if lie is not None:
+        blocks = [block for block in blocks if block.header.height <= lie.last_block]
+    root = blocks[-1].tree.root if lie is None else lie.root
+    data = encode_batch([_batch_block(block) for block in blocks])
+    inbox_to = head.record.inbox_to + sum(inbox_count(block) for block in blocks)
+    args = abi.SubmitBatchArgs(head.index, inbox_to, data, root)
+    steps = sum(len(block.all_steps) for block in blocks)
+    gas_limit = SUBMIT_GAS + SUBMIT_GAS_PER_BYTE * len(data) + SUBMIT_GAS_PER_STEP * steps
+    assert derivation.settings is not None
+    call = Call(derivation.bridge, "submit_batch", encode(args), derivation.settings.proposer_bond)
+    why = f"post {len(blocks)} L2 blocks ({steps} steps, {len(data)} bytes) on batch {head.index}"
+    return Duty(("batch", head.index), Move(call, gas_limit, why))
+
+
+def _fitting(node: RollupNode, blocks: list[L2Block], before_ms: int) -> list[L2Block]:
+    settings = node.derivation.settings
+    assert settings is not None
+    taken: list[L2Block] = []
+    size = steps = messages = 0
+    for block in blocks:
+        size += 16 + sum(len(step.transaction) + 5 for step in block.steps if isinstance(step, Transact))
+        steps += len(block.all_steps)
+        messages += inbox_count(block)
+        if (
+            block.header.time > before_ms
+            or size > MAX_BATCH_RAW_BYTES
+            or steps > settings.max_steps
+            or messages > settings.max_inbox_per_batch
+        ):
+            break
+        taken.append(block)
+    return taken
+
+
+def _batch_block(block: L2Block) -> BatchBlock:
+    wires = [step.transaction for step in block.steps if isinstance(step, Transact)]
+    return BatchBlock(block.header.time, inbox_count(block), wires)
+
+
+def _is_own_lie(node: RollupNode, batch: DerivedBatch) -> bool:
+    """Whether a false batch stands on this sequencer's own lie, which it then keeps up."""
+    while not batch.matches:
+        lie = node.lies.get(batch.record.first_block)
+        if lie is not None and lie.root == batch.record.state_root:
+            return True
+        batch = node.derivation.batches[batch.record.parent]
+    return False
+
+
+def _new_lie(node: RollupNode, blocks: list[L2Block]) -> Lie | None:
+    """If a lying fault is set: play it on this batch, once."""
+    fault = next((found for name in LYING_FAULTS if (found := node.faults.get(name))), None)
+    if fault is None or node.role != "sequencer":
+        return None
+    first = blocks[0].header.height
+    before = node.local.between(first - 1, first - 1)
+    start = before[0].tree if before else node.local.base.tree
+    steps = [step for block in blocks for step in block.all_steps]
+    try:
+        index, change = make_lie(fault, steps)
+    except FaultError as error:
+        node.faults.clear(fault.name)
+        log.warning("the fault %s cannot be played: %s", fault.name, error)
+        return None
+    trace = Trace(node.derivation.rules, start, steps, change)
+    lie = Lie(first, blocks[-1].header.height, trace.root(len(steps)), index, trace)
+    node.falsify(lie)
+    node.faults.played(fault.name, {"step": index, "steps": len(steps), "first_block": first})
+    return lie
+
+
+# --- disputes ---
+
+
+def challenge_duties(node: RollupNode) -> Iterator[Duty]:
+    """Challenge the first false batch of the line (and honest ones, if the fault says so)."""
+    derivation, me = node.derivation, node.key.address
+    settings = derivation.settings
+    assert settings is not None
+    if node.faults.get("asleep"):
+        return
+    late = node.faults.get("late")
+    disputes = list(derivation.disputes.values())
+    for batch in _pending(node):
+        if late and node.l1_height < batch.record.height + (late.blocks or 0):
+            continue
+        if player.should_challenge(batch, disputes, me, node.l1_height, settings):
+            move = player.challenge(batch.index, batch.computed_root, settings, derivation.bridge)
+            yield Duty(("challenge", batch.index), move)
+    yield from _frivolous_challenge(node)
+
+
+def _frivolous_challenge(node: RollupNode) -> Iterator[Duty]:
+    fault = node.faults.get("frivolous")
+    settings = node.derivation.settings
+    assert settings is not None
+    if not fault or any(d.challenger == node.key.address for d in node.derivation.open_disputes()):
+        return
+    for batch in _pending(node):
+        if batch.matches and node.l1_height < batch.record.height + settings.challenge_window:
+            move = player.challenge(batch.index, WRONG_ROOT, settings, node.derivation.bridge)
+            yield Duty(("challenge", batch.index), move)
+            return
+
+
+def dispute_duties(node: RollupNode) -> Iterator[Duty]:
+    """The next move in every open dispute that the node is a side of."""
+    derivation, me = node.derivation, node.key.address
+    settings = derivation.settings
+    assert settings is not None
+    if node.faults.get("silent-in-dispute") or node.faults.get("asleep"):
+        return
+    for dispute in derivation.open_disputes():
+        batch = derivation.batches[dispute.batch]
+        if batch.status != abi.PENDING:
+            continue
+        key = ("move", dispute.index, dispute.moves)
+        trace = _trace(node, batch)
+        move = None
+        if node.faults.get("frivolous") and dispute.challenger == me:
+            move = frivolous_move(dispute, derivation.bridge)
+        else:
+            move = player.next_move(
+                dispute, trace, me, settings, node.l1_height, batch.step_hashes, derivation.bridge
+            )
+        if move is not None:
+            yield Duty(key, move)
+
+
+def _trace(node: RollupNode, batch: DerivedBatch) -> Trace:
+    lie = node.lies.get(batch.record.first_block)
+    if lie is not None and lie.root == batch.record.state_root:
+        return lie.trace
+    cached = node.traces.get(batch.index)
+    if cached is None:
+        cached = node.traces[batch.index] = player.batch_trace(node.derivation.rules, batch)
+    return cached
+
+
+# --- finalizing ---
+
+
+def finalize_duties(node: RollupNode) -> Iterator[Duty]:
+    """Finalize the oldest pending batch once its window is over. Nobody honest finalizes a false one."""
+    derivation = node.derivation
+    settings = derivation.settings
+    assert settings is not None
+    oldest = next(iter(_pending(node)), None)
+    if oldest is None or (node.role == "verifier" and not oldest.matches) or node.faults.get("halt"):
+        return
+    over = oldest.record.height + settings.challenge_window
+    patience = VERIFIER_PATIENCE if node.role == "verifier" else 0
+    disputed = any(d.batch == oldest.index for d in derivation.open_disputes())
+    if node.l1_height >= over + patience and not disputed:
+        call = Call(derivation.bridge, "finalize", encode(abi.BatchArgs(oldest.index)), 0)
+        yield Duty(("finalize", oldest.index), Move(call, FINALIZE_GAS, f"finalize batch {oldest.index}"))
+
+
+def _pending(node: RollupNode) -> list[DerivedBatch]:
+    """The pending batches of the line, oldest first."""
+    derivation = node.derivation
+    line: list[DerivedBatch] = []
+    batch = derivation.head_batch
+    while batch.index != derivation.finalized:
+        line.append(batch)
+        batch = derivation.batches[batch.record.parent]
+    return line[::-1]

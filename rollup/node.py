@@ -1,0 +1,262 @@
+"""A rollup node's core: what it does with a final L1 block, and how a sequencer makes L2 blocks.
+
+Responsible for keeping derivation, local chain, mempool and event log in step. No sockets, clocks or tasks:
+time and L1 blocks come in as arguments. Must not know how calls reach L1.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Literal
+
+from chainkit.block import Certificate
+from chainkit.chain import ExecutedBlock
+from chainkit.codec import Bytes32, to_json
+from chainkit.events import EventLog
+from chainkit.execution import InvalidTransaction, environment
+from chainkit.keys import KeyPair
+from chainkit.mempool import Mempool
+from chainkit.replica import Replica
+from chainkit.state import Account, State
+from chainkit.store import Store
+from rollup.block import BlockBuilder, L2Block
+from rollup.derivation import Derivation
+from rollup.derived import (
+    BatchDerived,
+    BatchFinalized,
+    BatchFlagged,
+    BatchReverted,
+    DerivationEvent,
+    DerivedBatch,
+    DisputeChanged,
+    Frozen,
+    InboxMessageQueued,
+    SettingsChanged,
+)
+from rollup.faults import FaultSet
+from rollup.local import LocalChain
+from rollup.trace import Trace
+
+log = logging.getLogger("layerlab.rollup")
+
+Role = Literal["sequencer", "verifier"]
+
+MAX_BLOCK_TRANSACTIONS_BYTES = 160 * 1024
+"""A block must fit in one batch, and a batch in one L1 transaction."""
+MAX_BLOCK_MESSAGES = 256
+MEMPOOL_PER_SENDER = 256
+
+
+@dataclass
+class Lie:
+    """A batch that this sequencer falsified at step ``index``; ``root`` is its false root at the end."""
+
+    first_block: int
+    last_block: int
+    root: Bytes32
+    index: int
+    trace: Trace
+
+
+@dataclass
+class RollupNode:
+    """Sequencer or verifier. Call `start` once, then `on_l1_final` for each final L1 block, in order."""
+
+    role: Role
+    replica: Replica
+    store: Store
+    events: EventLog
+    derivation: Derivation
+    key: KeyPair
+    faults: FaultSet
+    local: LocalChain = field(init=False)
+    mempool: Mempool = field(init=False)
+    lies: dict[int, Lie] = field(default_factory=dict)
+    traces: dict[int, Trace] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rules = self.derivation.rules
+        signer = self.key if self.role == "sequencer" else None
+        self.local = LocalChain(rules, self.store, self.events, signer)
+        self.mempool = Mempool(rules, max_per_sender=MEMPOOL_PER_SENDER)
+
+    def start(self) -> None:
+        """Derive again from the L1 blocks on disk, then take up the local chain where it was."""
+        for header, transactions in self.replica.busy_blocks():
+            self.derivation.apply_l1_block(header, transactions, None)
+        self.derivation.refresh(self.replica.tip.tree)
+        final = self.derivation.finalized_batch
+        self.local.open(final.end, final.record.inbox_to)
+        for batch in self._pending_line():
+            self.local.adopt(batch.l2_blocks, batch.record.inbox_to)
+
+    def _pending_line(self) -> list[DerivedBatch]:
+        """The true batches after the final one, in order."""
+        line: list[DerivedBatch] = []
+        batch = self.derivation.safe_batch
+        while batch.index != self.derivation.finalized_batch.index:
+            line.append(batch)
+            batch = self.derivation.batches[batch.record.parent]
+        return line[::-1]
+
+    @property
+    def l1_height(self) -> int:
+        """Height of the last final L1 block that this node has taken in."""
+        return self.replica.tip.header.height
+
+    # --- L1 ---
+
+    def on_l1_final(self, executed: ExecutedBlock, certificate: Certificate) -> list[DerivationEvent]:
+        """Take in the next final L1 block: on disk first, then everything that follows from it."""
+        self.replica.append(executed, certificate)
+        pairs = list(zip(executed.transactions, executed.receipts, strict=True))
+        events = self.derivation.apply_l1_block(executed.header, pairs, executed.tree)
+        lost: list[DerivedBatch] = []
+        with self.store.transaction():
+            for event in events:
+                self._record(event)
+                if isinstance(event, BatchDerived):
+                    self._on_batch(event.batch)
+                elif isinstance(event, BatchReverted):
+                    lost.append(event.lost)
+                    self.traces.pop(event.batch, None)
+                elif isinstance(event, BatchFinalized):
+                    self.traces.pop(event.batch, None)
+            if lost:
+                self._on_reverted(lost)
+        return events
+
+    def _on_batch(self, batch: DerivedBatch) -> None:
+        if not batch.matches:
+            return
+        for block in self.local.adopt(batch.l2_blocks, batch.record.inbox_to):
+            self._wait_again(block)
+        self._refresh_mempool(batch.l2_blocks)
+
+    def _on_reverted(self, lost: list[DerivedBatch]) -> None:
+        """Back to the last true batch; a sequencer runs the same blocks again: their order is promised."""
+        safe = self.derivation.safe_batch
+        blocks = {block.header.height: block for batch in lost for block in batch.l2_blocks}
+        blocks.update({block.header.height: block for block in self.local.recent})
+        above = [blocks[height] for height in sorted(blocks) if height > safe.end.header.height]
+        self.local.rewind(safe.end, safe.record.inbox_to, "a batch was reverted on L1")
+        self.lies = {first: lie for first, lie in self.lies.items() if first <= safe.end.header.height}
+        if self.role == "sequencer":
+            self.local.replay(above)
+
+    def _wait_again(self, block: L2Block) -> None:
+        for tx in block.transactions:
+            if tx is not None:
+                try:
+                    self.mempool.add(tx, self.account)
+                except InvalidTransaction as refusal:
+                    log.info("a transaction of a replaced block is gone: %s", refusal)
+
+    def _record(self, event: DerivationEvent) -> None:
+        """Put what L1 showed into the event log, in the words of this node's role."""
+        height = self.derivation.l1_height
+        name, data = _event_data(event)
+        self.events.append(name, data, height=height, source=self.role)
+        if isinstance(event, BatchFlagged) and self.role == "verifier":
+            log.warning("batch %d claims a false state root", event.batch)
+
+    # --- L2 blocks ---
+
+    def account(self, address: Bytes32) -> Account:
+        """An account at the head."""
+        return State(self.local.head.tree).account(address)
+
+    def pending_messages(self) -> int:
+        """How many final inbox messages the local chain has not taken in."""
+        return len(self.derivation.inbox) - self.local.cursor
+
+    def produce(self, now_ms: int, *, heartbeat: bool = False) -> L2Block | None:
+        """Make the next L2 block and put it on disk, if there is something for it (or a ``heartbeat``)."""
+        if self.role != "sequencer" or self.derivation.frozen or self.faults.get("halt"):
+            return None
+        cursor = self.local.cursor
+        messages = (
+            []
+            if self.faults.get("skip-deposit")
+            else self.derivation.inbox[cursor : cursor + MAX_BLOCK_MESSAGES]
+        )
+        if not (messages or heartbeat or self._has_candidates()):
+            return None
+        head = self.local.head
+        builder = BlockBuilder(self.derivation.rules, head, max(now_ms, head.header.time))
+        for message in messages:
+            builder.add(message.step)
+        self._fill(builder)
+        if len(builder) == 1 and not heartbeat:
+            return None
+        block = builder.seal()
+        self.local.append(block)
+        self._refresh_mempool([block])
+        return block
+
+    def _has_candidates(self) -> bool:
+        return len(self.mempool) > self.mempool.gapped
+
+    def _fill(self, builder: BlockBuilder) -> None:
+        rules = self.derivation.rules
+        state = State(self.local.head.tree)
+        censored = self.faults.get("censor")
+        candidates = self.mempool.select(
+            self.account,
+            environment(state).base_fee,
+            rules.fees.block_gas_limit,
+            MAX_BLOCK_TRANSACTIONS_BYTES,
+        )
+        for tx in list(candidates):
+            if censored and (censored.address is None or censored.address == tx.body.sender):
+                continue
+            try:
+                builder.add_transaction(tx)
+            except InvalidTransaction as refusal:
+                if refusal.code not in ("block_full", "fee_too_low", "nonce_gap"):
+                    self.mempool.remove(tx.id)
+
+    def _refresh_mempool(self, blocks: list[L2Block] | tuple[L2Block, ...]) -> None:
+        included = [tx for block in blocks for tx in block.transactions if tx is not None]
+        self.mempool.remove_included(included)
+        self.mempool.update(self.account, sorted({tx.body.sender for tx in included}))
+
+    def falsify(self, lie: Lie) -> None:
+        """Go on from the lie: the state after its last block is now the liar's; later blocks run again."""
+        later = self.local.between(lie.last_block + 1, self.local.head.header.height)
+        with self.store.transaction():
+            self.local.falsify(lie.last_block, lie.trace.tree(len(lie.trace.steps)))
+            self.local.replay(later)
+        self.lies[lie.first_block] = lie
+        log.warning("DISHONEST ON PURPOSE: the state after L2 block %d is a lie", lie.last_block)
+
+
+def _event_data(event: DerivationEvent) -> tuple[str, dict[str, object]]:
+    """Name and JSON-able data of a derivation event in the event log."""
+    name = type(event).__name__
+    if isinstance(event, BatchDerived):
+        batch, record = event.batch, event.batch.record
+        return name, {
+            "batch": record.index,
+            "first_block": record.first_block,
+            "blocks": record.blocks,
+            "steps": record.steps,
+            "claimed_root": to_json(record.state_root),
+            "computed_root": to_json(batch.computed_root),
+            "matches": batch.matches,
+        }
+    if isinstance(event, BatchFlagged):
+        roots = {"claimed_root": to_json(event.claimed), "computed_root": to_json(event.computed)}
+        return name, {"batch": event.batch, **roots}
+    if isinstance(event, BatchReverted):
+        return name, {"batch": event.batch, "reason": event.reason}
+    if isinstance(event, BatchFinalized):
+        return name, {"batch": event.batch, "matches": event.matches}
+    if isinstance(event, DisputeChanged):
+        fields = ("index", "batch", "stage", "turn", "low", "high", "moves", "winner", "reason")
+        return name, {field: getattr(event.dispute, field) for field in fields}
+    if isinstance(event, Frozen):
+        return "BridgeFrozen", {"by": to_json(event.by)}
+    if isinstance(event, SettingsChanged):
+        return name, {"settings": to_json(event.settings)}
+    assert isinstance(event, InboxMessageQueued)
+    return name, {"message": to_json(event.message.step)}
