@@ -16,8 +16,10 @@ from chainkit.state import storage_key
 
 MAX_WITNESS_BYTES = 160 * 1024
 MAX_BISECTION = 64
+MAX_PENDING_BATCHES = 256
+"""Batches that may wait for finality at once: bounds what one proven fraud has to revert."""
 GENESIS_BATCH = 0
-"""Batch 0 is the L2 genesis: final from the start."""
+"""Batch 0 is the L2 genesis block: final from the start."""
 
 
 class BridgeSettings(Record, frozen=True):
@@ -153,7 +155,8 @@ class InboxEntry(Record, frozen=True):
 
 
 class Batch(Record, frozen=True):
-    """A posted batch. ``first_block`` is its first L2 height, ``previous_root`` its parent's claim."""
+    """A posted batch. ``first_block`` is its first L2 height, ``previous_root`` its parent's claim,
+    ``challenge_until`` the last L1 height at which it may be challenged (fixed when it is posted)."""
 
     index: U53
     parent: U53
@@ -173,10 +176,12 @@ class Batch(Record, frozen=True):
     status: str
     open_disputes: U53 = 0
     resolved_height: U53 = 0
+    challenge_until: U53 = 0
 
 
 class Dispute(Record, frozen=True):
-    """A dispute. ``low_root`` is agreed by both sides, ``high_root`` is the defender's claim."""
+    """A dispute. ``low_root`` is agreed by both sides, ``high_root`` is the defender's claim; ``bisection``
+    is how many segments a range is cut into, fixed when it is opened; clocks are blocks left."""
 
     index: U53
     batch: U53
@@ -198,10 +203,15 @@ class Dispute(Record, frozen=True):
     moves: U53 = 0
     winner: str = ""
     reason: str = ""
+    bisection: U53 = 2
 
 
 class BridgeTotals(Record, frozen=True):
-    """The books and cursors. ``escrow`` and ``bonds`` are apart and together are the contract's balance."""
+    """The books and cursors. ``escrow`` and ``bonds`` are apart and together are the contract's balance.
+
+    ``deposited``, ``claimed``, ``exited`` and ``refunded`` are sums in gwei since genesis; ``pending`` counts
+    the batches after the final one; ``frozen_height`` is 0 until the bridge freezes.
+    """
 
     escrow: Amount
     bonds: Amount = 0
@@ -216,6 +226,7 @@ class BridgeTotals(Record, frozen=True):
     claimed: U53 = 0
     exited: U53 = 0
     refunded: U53 = 0
+    pending: U53 = 0
 
 
 class ScheduledUpgrade(Record, frozen=True):
@@ -281,7 +292,8 @@ class StepProved(Record, frozen=True):
 
 
 class DisputeResolved(Record, frozen=True):
-    """``paid`` went to the winner; ``reason`` is "step-proved", "timeout" or "batch-reverted"."""
+    """``paid`` of the loser's bond went to the winner, whose own bond came back besides; ``reason`` is
+    "step-proved", "timeout" or "batch-reverted" (no winner: the challenger's bond came back)."""
 
     dispute: U53
     batch: U53
@@ -292,6 +304,9 @@ class DisputeResolved(Record, frozen=True):
 
 
 class BatchReverted(Record, frozen=True):
+    """``reason`` is "step-proved" or "timeout" for the disputed batch, "ancestor-reverted" for those built
+    on it, "frozen" for those that a freeze voids."""
+
     batch: U53
     reason: str
 
@@ -377,6 +392,11 @@ def batch_key(index: int) -> bytes:
 
 def dispute_key(index: int) -> bytes:
     return _indexed(b"dispute/", index)
+
+
+def challenge_key(batch: int, challenger: Address, state_root: Bytes32) -> bytes:
+    """Marks an open dispute, so that nobody opens the same one twice."""
+    return _indexed(b"challenge/", batch) + challenger + state_root
 
 
 def claimed_key(index: int) -> bytes:

@@ -1,0 +1,141 @@
+"""Which parameters the bridge accepts.
+
+Responsible for refusing values under which an honest side would lack the time, the bond or the room that the
+promises need (THREATS.md: "Censored moves", "Large preimages", "Ronin 2024"). Must not know storage.
+"""
+
+from bridge.abi import MAX_BISECTION, MAX_WITNESS_BYTES, BridgeSettings
+from chainkit import gas
+from chainkit.execution import Rules
+from chainkit.genesis import Genesis, GenesisError, genesis_state
+from chainkit.keys import is_valid_address
+from chainkit.merkle import Tree
+from rollup.stf import MAX_STEP_BYTES
+
+MAX_STEPS_LIMIT = 1 << 18
+"""Bounds the hashing of one submit_batch, whatever the settings."""
+MAX_INBOX_LIMIT = 4_096
+"""Bounds the inbox reads of one submit_batch, whatever the settings."""
+PROOF_OVERHEAD_BYTES = 4 * 1024
+"""A ``prove`` transaction beside its step and its witness: list proof, envelope, signature."""
+
+_POSITIVE = (
+    "proposer_bond",
+    "challenger_bond",
+    "challenge_window",
+    "dispute_clock",
+    "max_move_delay",
+    "inclusion_delay",
+    "sequencer_timeout",
+    "escape_timeout",
+    "exit_window",
+    "max_steps",
+    "max_inbox_per_batch",
+    "min_deposit",
+)
+
+
+class SettingsError(ValueError):
+    """A parameter is not acceptable; the message names it."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise SettingsError(message)
+
+
+def bisection_rounds(max_steps: int, bisection: int) -> int:
+    """ceil(log_k n) in integers: how often a range of n steps is cut until one step is left."""
+    rounds, reach = 0, 1
+    while reach < max_steps:
+        reach *= bisection
+        rounds += 1
+    return rounds
+
+
+def moves_of_a_side(settings: BridgeSettings) -> int:
+    """The most moves that one side makes in a dispute (promise P14)."""
+    return bisection_rounds(settings.max_steps, settings.bisection) + 2
+
+
+def longest_dispute(settings: BridgeSettings) -> int:
+    """L1 blocks after its posting in which a batch is final or void, whoever plays how (promise P13)."""
+    return settings.challenge_window + 2 * settings.dispute_clock
+
+
+def check_settings(settings: BridgeSettings) -> None:
+    """Raises `SettingsError` naming the first bad value."""
+    for name in _POSITIVE:
+        _require(getattr(settings, name) > 0, f"settings.{name} must be positive")
+    _require(
+        2 <= settings.bisection <= MAX_BISECTION, f"settings.bisection must be from 2 to {MAX_BISECTION}"
+    )
+    _require(settings.max_steps <= MAX_STEPS_LIMIT, f"settings.max_steps must be at most {MAX_STEPS_LIMIT}")
+    _require(
+        settings.max_inbox_per_batch <= MAX_INBOX_LIMIT,
+        f"settings.max_inbox_per_batch must be at most {MAX_INBOX_LIMIT}",
+    )
+    _require(
+        settings.max_inbox_per_batch < settings.max_steps,
+        "settings.max_inbox_per_batch must be below settings.max_steps: a full inbox must fit a batch",
+    )
+    _check_times(settings)
+    _check_people(settings)
+
+
+def _check_times(settings: BridgeSettings) -> None:
+    needed = moves_of_a_side(settings) * settings.max_move_delay
+    for name in ("challenge_window", "dispute_clock"):
+        _require(
+            getattr(settings, name) > needed,
+            f"settings.{name} must exceed {needed}: moves of a side times max_move_delay",
+        )
+    longest = longest_dispute(settings)
+    _require(
+        settings.escape_timeout >= longest + settings.max_move_delay,
+        f"settings.escape_timeout must be at least {longest + settings.max_move_delay}: "
+        "challenge_window + 2 * dispute_clock + max_move_delay",
+    )
+    _require(
+        settings.admin is None or settings.exit_window > longest,
+        f"settings.exit_window must exceed {longest}: challenge_window + 2 * dispute_clock",
+    )
+
+
+def _check_people(settings: BridgeSettings) -> None:
+    _require(is_valid_address(settings.sequencer), "settings.sequencer is not a valid public key")
+    _require(
+        settings.admin is None or is_valid_address(settings.admin), "settings.admin is not a valid public key"
+    )
+
+
+def check_l1(l1: Genesis) -> None:
+    """The largest legal one-step proof must fit one L1 transaction. Raises `SettingsError`."""
+    size = MAX_STEP_BYTES + MAX_WITNESS_BYTES + PROOF_OVERHEAD_BYTES
+    _require(
+        l1.fees.max_transaction_bytes >= size, f"fees.max_transaction_bytes of L1 must be at least {size}"
+    )
+    cost = size * l1.fees.gas_per_byte + proof_gas(size)
+    _require(
+        l1.fees.max_transaction_gas >= cost + 4_000_000,
+        f"fees.max_transaction_gas of L1 must be at least {cost + 4_000_000}",
+    )
+
+
+def proof_gas(size: int) -> int:
+    """Gas for checking ``size`` bytes of proof: every byte is hashed, then one signature may be verified."""
+    return gas.SIGNATURE + gas.HASH * (size // 32 + 1)
+
+
+def check_l2_genesis(l1: Genesis, l2: Genesis) -> tuple[Rules, Tree]:
+    """The L2 rules and the state that batch 0 stands for. Raises `SettingsError`."""
+    try:
+        rules, tree = genesis_state(l2)
+    except GenesisError as error:
+        raise SettingsError(f"l2_genesis: {error}") from None
+    _require(l2.chain_id != l1.chain_id, "l2_genesis.chain_id must differ from L1's")
+    _require(not l2.validators, "l2_genesis.validators must be empty: L1 orders the rollup")
+    _require(l2.vault is not None, "l2_genesis.vault must be set: fees stay inside the escrow")
+    _require(l2.time <= l1.time, "l2_genesis.time must not be later than L1's genesis")
+    _require("messenger" in rules.contracts, "l2_genesis.contracts must have the messenger")
+    return rules, tree
