@@ -1,7 +1,7 @@
 """The routes by which a service is made dishonest on purpose, for teaching.
 
-Responsible for ``GET|POST|DELETE /faults``, their token, and for saying loudly what was turned on. Must not know
-how a fault is played.
+Responsible for ``GET|POST|DELETE /faults``, their token, and for saying loudly what was turned on. Must not
+know how a fault is played.
 
 The routes exist only with ``--enable-faults``. A fault lasts until it is turned off or the process ends.
 """

@@ -1,8 +1,8 @@
 """The judge: promises P1 to P4, checked from L1 data by code that is not the nodes'.
 
 Responsible for reading final L1 blocks, receipts and state dumps as plain lists and dicts, tying each to the
-quorum of genesis, and for adding up. It shares no code with chainkit, l1node, rollup or bridge on purpose: its
-own Merkle roots (recursive, slow), its own decoding, signatures through another library.
+quorum of genesis, and for adding up. It shares no code with chainkit, l1node, rollup or bridge on purpose:
+its own Merkle roots (recursive, slow), its own decoding, signatures through another library.
 Must not know where the data came from: whatever does not hash to what the validators signed is refused.
 """
 

@@ -129,7 +129,8 @@ def draw_step(seed: int, count: int) -> int:
 def make_lie(fault: Fault, steps: list[Step]) -> tuple[int, Lie]:
     """The step after which the state is falsified, and the lie to play there.
 
-    ``steps`` are those of the batch. The liar's state stays well formed, so that it can go on from it. Raises `FaultError` if ``at_step`` is beyond the batch.
+    ``steps`` are those of the batch. The liar's state stays well formed, so that it can go on from it.
+    Raises `FaultError` if ``at_step`` is beyond the batch.
     """
     if fault.at_step is not None and fault.at_step >= len(steps):
         raise FaultError(f"at_step {fault.at_step}: the batch has {len(steps)} steps")

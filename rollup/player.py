@@ -99,7 +99,7 @@ def next_move(
     if dispute.stage == abi.BISECT:
         return bisect_move(dispute, trace, settings, bridge)
     if dispute.stage == abi.CHOOSE:
-        return _choose(dispute, trace, settings, bridge)
+        return _choose(dispute, trace, bridge)
     if dispute.stage == abi.PROVE:
         return prove_move(dispute, trace, step_hashes, bridge)
     return None
@@ -128,9 +128,9 @@ def bisect_move(
     return _move("bisect", args, BISECT_GAS, why, bridge)
 
 
-def _choose(dispute: abi.Dispute, trace: Trace, settings: abi.BridgeSettings, bridge: str) -> Move | None:
+def _choose(dispute: abi.Dispute, trace: Trace, bridge: str) -> Move | None:
     """The first segment whose end is not what the challenger's trace says. None: it agrees with all."""
-    points = cut_points(dispute.low, dispute.high, settings.bisection)
+    points = cut_points(dispute.low, dispute.high, len(dispute.points) + 1)
     claims = [*dispute.points, dispute.high_root]
     for segment, ((_, end), claim) in enumerate(zip(pairwise(points), claims, strict=True)):
         if trace.root(end) != claim:

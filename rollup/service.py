@@ -1,0 +1,266 @@
+"""Sequencer and verifier as processes: options in, a running service out.
+
+Responsible for putting the parts together, for the loops that drive them, and for refusing with one line
+what cannot work. Must not know what any part decides.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from bridge.abi import BridgeParams
+from chainkit.api import chain_router
+from chainkit.block import Certificate
+from chainkit.chain import Chain, ExecutedBlock
+from chainkit.client import ChainClient
+from chainkit.clock import Clock, wait_virtual
+from chainkit.events import EventLog
+from chainkit.fault_api import DEVNET_TOKEN, check_fault_token, fault_router
+from chainkit.follower import Follower, FollowerCore
+from chainkit.keys import KeyPair
+from chainkit.ops_api import JsonResponse, QueryInt
+from chainkit.options import (
+    data_directory,
+    make_clock,
+    read_genesis_file,
+    read_key,
+    run_options,
+    service_parser,
+)
+from chainkit.problems import not_found
+from chainkit.replica import Replica
+from chainkit.sender import TransactionSender
+from chainkit.service import EXIT_STARTUP, Service, StartupError, make_app, run
+from chainkit.store import Store
+from chainkit.transaction import Call
+from rollup.backend import RollupBackend, batch_json
+from rollup.derivation import Derivation
+from rollup.duties import Duty, duties
+from rollup.faults import SEQUENCER_FAULTS, VERIFIER_FAULTS, FaultSet
+from rollup.node import Role, RollupNode
+from rollup.outbox import Outbox
+
+PORTS: Mapping[Role, int] = {"sequencer": 9545, "verifier": 9546}
+BRIDGE = "bridge"
+HEARTBEAT_SHARE = 4
+"""A batch is posted at least every escape_timeout / 4 blocks: from longer silence users may flee."""
+SIGNATURE_THREADS = 2
+
+
+class RollupService:
+    """A node and the loops around it."""
+
+    def __init__(
+        self,
+        node: RollupNode,
+        l1: Chain,
+        l1_clients: Sequence[ChainClient],
+        clock: Clock,
+        block_ms: int,
+    ) -> None:
+        self.node = node
+        self.l1 = l1
+        self.clock = clock
+        self.block_ms = block_ms
+        self._clients = list(l1_clients)
+        self._wake = asyncio.Event()
+        core = FollowerCore(l1, node.replica.tip)
+        self.follower = Follower(self._clients, core, self._on_final)
+        self._sender = TransactionSender(self._clients, node.key, l1.rules.chain_id)
+        self.outbox = Outbox(self._send, node.key.address, self._refused)
+        self.backend = RollupBackend(node, lambda: self.follower.heard_final, self._wake.set)
+
+    def now_ms(self) -> int:
+        return int(self.clock.now() * 1000)
+
+    async def _send(self, call: Call, gas_limit: int) -> object:
+        return await self._sender.send(call, min(gas_limit, self.l1.rules.fees.max_transaction_gas))
+
+    def _refused(self, duty: Duty, code: str, message: str) -> None:
+        data = {"what": duty.move.why, "code": code, "message": message}
+        self.node.events.append("L1CallReverted", data, height=self.node.l1_height, source=self.node.role)
+
+    async def _on_final(self, executed: ExecutedBlock, certificate: Certificate) -> None:
+        self.node.on_l1_final(executed, certificate)
+        self.outbox.on_l1_final(executed)
+        self._wake.set()
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Send what is due. L1's next block begins at a later slot than now: batch only what is older."""
+        node = self.node
+        if self.follower.heard_final is None or node.l1_height + 2 < self.follower.heard_final:
+            return  # still catching up: what looks due may be done already
+        before = self.l1.slot_time(self.l1.slot_at(self.now_ms()))
+        self.outbox.dispatch(duties(node, before, self.outbox.under_way), node.l1_height)
+
+    async def produce(self) -> None:
+        """Make L2 blocks, at most one every ``block_ms`` of the chain's time."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), timeout=1.0)
+            self._wake.clear()
+            block = self.node.produce(self.now_ms(), heartbeat=self._heartbeat_due())
+            if block is not None:
+                await wait_virtual(self.clock, self.block_ms / 1000)
+                self._wake.set()
+
+    def _heartbeat_due(self) -> bool:
+        node, totals = self.node, self.node.derivation.totals
+        settings = node.derivation.settings
+        if totals is None or settings is None or not node.derivation.head_batch.matches:
+            return False
+        if node.local.head.header.height > node.derivation.head_batch.end.header.height:
+            return False
+        return node.l1_height >= totals.last_batch_height + settings.escape_timeout // HEARTBEAT_SHARE
+
+    async def close(self) -> None:
+        await self.outbox.close()
+        for client in self._clients:
+            await client.aclose()
+        self.node.store.close()
+        self.node.replica.store.close()
+
+
+def batch_router(node: RollupNode) -> APIRouter:
+    """``GET /batches`` and ``GET /batches/{n}``: as this node derived them."""
+    router = APIRouter(tags=["rollup"])
+
+    @router.get("/batches", summary="Batches, oldest first; without `from` the last ones")
+    async def batches(from_: QueryInt | None = None, limit: QueryInt = 20) -> Response:
+        last = max(node.derivation.batches)
+        start = max(0, last - limit + 1) if from_ is None else from_
+        shown = [batch_json(node, index) for index in range(start, min(start + min(limit, 100), last + 1))]
+        return JsonResponse({"batches": shown, "head": node.derivation.head, "last": last})
+
+    @router.get("/batches/{n}", summary="A batch: L1's record beside the root that this node computed")
+    async def batch(n: QueryInt) -> Response:
+        shown = batch_json(node, n)
+        if shown is None:
+            raise not_found("batch", str(n), known=[f"0 to {max(node.derivation.batches)}"])
+        return JsonResponse(shown)
+
+    return router
+
+
+def bridge_params(l1: Chain) -> BridgeParams:
+    """The bridge's parameters in L1's genesis. Raises `StartupError` if there is no bridge."""
+    contract = l1.rules.contracts.get(BRIDGE)
+    if contract is None or not isinstance(contract.params, BridgeParams):
+        raise StartupError("the L1 genesis has no bridge contract; give the genesis of an L1 that has one")
+    return contract.params
+
+
+async def create(
+    role: Role,
+    l1: Chain,
+    l1_urls: Sequence[str],
+    data: Path,
+    clock: Clock,
+    key: KeyPair,
+    *,
+    block_ms: int,
+    fault_token: str | None,
+    client: type[ChainClient] = ChainClient,
+    **client_options: Any,
+) -> tuple[Service, RollupService]:
+    """A node with its loops, ready to serve. Raises what cannot start."""
+    params = bridge_params(l1)
+    executor = ThreadPoolExecutor(SIGNATURE_THREADS, thread_name_prefix="verify")
+    derivation = Derivation(params.l2_genesis, BRIDGE, executor)
+    l1_store = Store(data / "l1", genesis_hash=l1.genesis_hash, role="l1-replica")
+    try:
+        store = Store(data / "l2", genesis_hash=derivation.chain.genesis_hash, role=role)
+    except BaseException:
+        l1_store.close()
+        raise
+    faults = FaultSet(SEQUENCER_FAULTS if role == "sequencer" else VERIFIER_FAULTS)
+    events = EventLog(store)
+    node = RollupNode(role, Replica(l1_store, l1), store, events, derivation, key, faults)
+    node.start()
+    clients = [client(url, **client_options) for url in l1_urls]
+    service = RollupService(node, l1, clients, clock, block_ms)
+
+    app = make_app(f"layerlab rollup {role}", description="A node of the optimistic rollup.")
+    app.include_router(chain_router(service.backend))
+    app.include_router(batch_router(node))
+    if fault_token is not None:
+        example = {"name": "steal", "seed": 7} if role == "sequencer" else {"name": "frivolous"}
+        app.include_router(fault_router(faults, fault_token, example))
+    tasks = [("follow-l1", service.follower.run)]
+    if role == "sequencer":
+        tasks.append(("produce", service.produce))
+    return Service(app, tasks, [events.close], service.close), service
+
+
+def parser(role: Role, environ: Mapping[str, str] = os.environ) -> argparse.ArgumentParser:
+    """The command line of ``python -m rollup sequencer`` or ``verifier``."""
+    what = "Orders, executes and posts." if role == "sequencer" else "Derives from L1, compares, challenges."
+    options = service_parser(f"rollup {role}", what, port=PORTS[role], environ=environ)
+
+    def add(name: str, help_: str, default: str = "", **more: Any) -> None:
+        variable = "LAYERLAB_" + name.lstrip("-").upper().replace("-", "_")
+        options.add_argument(
+            name, default=environ.get(variable, default), help=f"{help_} [{variable}]", **more
+        )
+
+    add("--l1-genesis", "genesis file of L1; the rollup's own genesis is in it", metavar="FILE")
+    add("--l1", "addresses of L1 nodes, with commas between them", "http://127.0.0.1:8545", metavar="URLS")
+    add("--block-ms", "least time between two L2 blocks, in ms (default 250)", "250", type=int)
+    options.add_argument(
+        "--enable-faults",
+        action="store_true",
+        default=environ.get("LAYERLAB_ENABLE_FAULTS", "") in ("1", "true", "yes"),
+        help="serve /faults, by which this node can be made dishonest [LAYERLAB_ENABLE_FAULTS]",
+    )
+    add("--fault-token", "the secret that /faults asks for", DEVNET_TOKEN, metavar="TOKEN")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a node; returns the exit code (see `chainkit.service`)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    role = given[0] if given else ""
+    if role != "sequencer" and role != "verifier":
+        print("rollup: say which: python -m rollup sequencer|verifier (--help tells more)", file=sys.stderr)
+        return EXIT_STARTUP
+    chosen: Role = "sequencer" if role == "sequencer" else "verifier"
+    args = parser(chosen).parse_args(given[1:])
+
+    async def start() -> Service:
+        if not args.l1_genesis:
+            raise StartupError("no L1 genesis; give the file with --l1-genesis")
+        genesis = read_genesis_file(Path(args.l1_genesis))
+        key = read_key(args, genesis)
+        if key is None:
+            raise StartupError("no key; give --key-file, or --dev-key on a devnet")
+        if args.block_ms < 1:
+            raise StartupError("--block-ms must be positive")
+        if args.enable_faults:
+            check_fault_token(args.host, args.fault_token)
+        urls = [url.strip() for url in args.l1.split(",") if url.strip()]
+        if not urls:
+            raise StartupError("no L1 node; give addresses with --l1")
+        token = args.fault_token if args.enable_faults else None
+        service, _ = await create(
+            chosen,
+            Chain(genesis),
+            urls,
+            data_directory(args),
+            make_clock(args),
+            key,
+            block_ms=args.block_ms,
+            fault_token=token,
+        )
+        return service
+
+    return run(start, run_options(f"rollup-{chosen}", args))
