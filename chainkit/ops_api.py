@@ -6,7 +6,7 @@ Responsible for those routes and for strict query parameters. Must not know what
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Path, Query
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -37,6 +37,7 @@ def strict_int(value: Any) -> int:
 
 
 QueryInt = Annotated[int, BeforeValidator(strict_int), Query(ge=0, le=MAX_AMOUNT)]
+PathInt = Annotated[int, BeforeValidator(strict_int), Path(ge=0, le=MAX_AMOUNT)]
 
 
 class JsonResponse(Response):

@@ -27,7 +27,7 @@ from chainkit.events import EventLog
 from chainkit.fault_api import DEVNET_TOKEN, check_fault_token, fault_router
 from chainkit.follower import Follower, FollowerCore
 from chainkit.keys import KeyPair
-from chainkit.ops_api import JsonResponse, QueryInt
+from chainkit.ops_api import JsonResponse, PathInt, QueryInt
 from chainkit.options import (
     data_directory,
     make_clock,
@@ -143,7 +143,7 @@ def batch_router(node: RollupNode) -> APIRouter:
         return JsonResponse({"batches": shown, "head": node.derivation.head, "last": last})
 
     @router.get("/batches/{n}", summary="A batch: L1's record beside the root that this node computed")
-    async def batch(n: QueryInt) -> Response:
+    async def batch(n: PathInt) -> Response:
         shown = batch_json(node, n)
         if shown is None:
             raise not_found("batch", str(n), known=[f"0 to {max(node.derivation.batches)}"])
