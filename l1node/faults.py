@@ -15,10 +15,13 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from chainkit.codec import CodecError, parse_json
+from chainkit.codec import Address, CodecError, parse_hex, parse_json, to_json
+from chainkit.genesis import Genesis
 from chainkit.ops_api import JsonResponse
 from chainkit.problems import Problem, not_found
 from chainkit.service import StartupError
+from chainkit.submission import dev_key
+from l1node.byzantine import FAULTS, ByzantineEngine
 
 DEVNET_TOKEN: Final = "layerlab-devnet-faults"
 """The token when none is given; everyone knows it, so it is for loopback only."""
@@ -53,44 +56,90 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def fault_router(active: set[str], known: Collection[str], token: str) -> APIRouter:
-    """``GET|POST|DELETE /faults``. ``active`` is the engine's own set: what is in it, is played."""
-    router = APIRouter(tags=["faults"])
-    names = sorted(known)
+class FaultSwitch:
+    """What was turned on and not off again. A fault that is played once is still dishonest afterwards."""
 
-    def shown() -> dict[str, Any]:
-        return {"active": sorted(active), "known": names}
+    def __init__(self, engine: ByzantineEngine, genesis: Genesis) -> None:
+        self._engine = engine
+        self._genesis = genesis
+        self._on: set[str] = set()
+
+    @property
+    def on(self) -> list[str]:
+        """The faults that were turned on, played or not."""
+        return sorted(self._on)
+
+    def turn_on(self, name: str, censored: Collection[Address]) -> None:
+        """Play a fault from now on. Raises `UnknownFaultError`."""
+        self._engine.start_fault(name)
+        if name == "censor":
+            self._engine.censored = frozenset(censored)
+        self._on.add(name)
+        _log.warning("DISHONEST ON PURPOSE", extra={"fields": {"fault": name}})
+
+    def turn_off(self, *names: str) -> None:
+        """Play these no more."""
+        for name in names:
+            self._engine.stop_fault(name)
+            self._on.discard(name)
+        _log.warning("faults are off", extra={"fields": {"faults": list(names), "still_on": self.on}})
+
+    def to_json(self) -> dict[str, Any]:
+        """``active`` will be or is being played, ``played`` has been, ``known`` says what each does."""
+        active = self._engine.faults & self._on
+        return {
+            "active": sorted(active),
+            "played": sorted(self._on - active),
+            "censored": [to_json(address) for address in sorted(self._engine.censored)],
+            "known": FAULTS,
+        }
+
+    def address(self, text: Any) -> Address:
+        """An account by name or address. Raises `Problem`."""
+        if isinstance(text, str) and text.startswith("0x"):
+            try:
+                return parse_hex(text, "censored", 32)
+            except CodecError as error:
+                raise _malformed(str(error)) from None
+        return dev_key(self._genesis, text).address
+
+
+def fault_router(switch: FaultSwitch, token: str) -> APIRouter:
+    """``GET|POST|DELETE /faults`` and ``DELETE /faults/{name}``, all with the token."""
+    router = APIRouter(tags=["faults"])
+    names = sorted(FAULTS)
 
     @router.get("/faults", summary="Faults that are on, and those that there are")
     async def faults(request: Request) -> Response:
         _authorize(request, token)
-        return JsonResponse(shown())
+        return JsonResponse(switch.to_json())
 
     @router.post(
-        "/faults", summary="Turn a fault on: dishonest on purpose", status_code=201, openapi_extra=_BODY
+        "/faults",
+        summary="Turn a fault on: dishonest on purpose",
+        description="`censor` takes `censored`: names or addresses to leave out of blocks (none: all).",
+        status_code=201,
+        openapi_extra=_BODY,
     )
     async def turn_on(request: Request) -> Response:
         _authorize(request, token)
-        name = _fault_name(await request.body(), names)
-        active.add(name)
-        _log.warning("DISHONEST ON PURPOSE", extra={"fields": {"fault": name}})
-        return JsonResponse(shown(), 201)
+        name, censored = _read(await request.body())
+        switch.turn_on(name, [switch.address(text) for text in censored])
+        return JsonResponse(switch.to_json(), 201)
 
     @router.delete("/faults", summary="Turn every fault off")
     async def turn_all_off(request: Request) -> Response:
         _authorize(request, token)
-        active.clear()
-        _log.warning("honest again")
-        return JsonResponse(shown())
+        switch.turn_off(*names)
+        return JsonResponse(switch.to_json())
 
     @router.delete("/faults/{name}", summary="Turn one fault off")
     async def turn_off(request: Request, name: str) -> Response:
         _authorize(request, token)
-        if name not in names:
+        if name not in FAULTS:
             raise not_found("fault", name, known=names)
-        active.discard(name)
-        _log.warning("a fault is off", extra={"fields": {"fault": name, "still_on": sorted(active)}})
-        return JsonResponse(shown())
+        switch.turn_off(name)
+        return JsonResponse(switch.to_json())
 
     return router
 
@@ -106,16 +155,23 @@ def _authorize(request: Request, token: str) -> None:
         raise Problem(403, "wrong_token", "The token is wrong", "it is the one given with --fault-token")
 
 
-def _fault_name(body: bytes, known: list[str]) -> str:
+def _read(body: bytes) -> tuple[str, list[Any]]:
+    """The fault's name and whom it is about. Raises `Problem`."""
     try:
         value = parse_json(body, limit=MAX_BODY_BYTES)
     except CodecError as error:
-        raise Problem(400, "malformed_body", "The body is malformed", str(error)) from None
+        raise _malformed(str(error)) from None
     name = value.get("name") if isinstance(value, dict) else None
-    if not isinstance(name, str) or set(value) != {"name"}:
-        raise Problem(
-            400, "malformed_body", "The body is malformed", 'give {"name": "..."}, nothing else', known=known
-        )
-    if name not in known:
-        raise not_found("fault", name, known=known)
-    return name
+    if not isinstance(name, str):
+        raise _malformed('give {"name": "..."}')
+    if name not in FAULTS:
+        raise not_found("fault", name, known=sorted(FAULTS))
+    allowed = {"name", "censored"} if name == "censor" else {"name"}
+    censored = value.get("censored", [])
+    if set(value) - allowed or not isinstance(censored, list):
+        raise _malformed(f"{name} takes {', '.join(sorted(allowed))}")
+    return name, censored
+
+
+def _malformed(detail: str) -> Problem:
+    return Problem(400, "malformed_body", "The body is malformed", detail, known=sorted(FAULTS))

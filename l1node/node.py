@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from chainkit.backend import BlockView, Head, HeadRef, SubmitResult, TransactionView
 from chainkit.block import MAX_BLOCK_BYTES, CertifiedBlock, Proposal, Vote
@@ -57,6 +57,14 @@ _IN_PLACE = 16  # signatures that are verified without a thread
 _log = logging.getLogger("l1node")
 
 
+class FaultState(Protocol):
+    """What a node says of its own dishonesty."""
+
+    @property
+    def on(self) -> list[str]:
+        """The faults that were turned on."""
+
+
 class BrokenNodeError(Exception):
     """An action failed half-way (the disk, most likely): what the engine believes may not be on disk."""
 
@@ -99,6 +107,8 @@ class L1Node:
         self.counts: Counter[str] = Counter()
         self.broken: Exception | None = None
         self.stopping = False
+        self.faults: FaultState | None = None
+        """The switch of the faults, where there is one."""
         self.tail = Tail()
         self.pool = Mempool(chain.rules)
         self._broke = asyncio.Event()
@@ -240,9 +250,7 @@ class L1Node:
                         self.disk.add_final(block, certificate)
                         self._note_slashings(block)
                         final.append(block)
-        for block in final:
-            self.pool.remove_included(block.transactions)
-        if final:
+        if final:  # whatever a block took in has changed its sender's nonce
             touched = {k[1:] for block in final for k in block.changes if k[:1] == b"a" and len(k) == 33}
             self.pool.update(State(final[-1].tree).account, sorted(touched))
 
@@ -415,7 +423,7 @@ class L1Node:
                 for peer in self.gossip.peers
             ],
             "syncing": self.sync.busy,
-            "dishonest_on_purpose": sorted(getattr(self.engine, "faults", ())),
+            "dishonest_on_purpose": [] if self.faults is None else self.faults.on,
         }
 
     def ready(self) -> tuple[bool, Mapping[str, Any]]:

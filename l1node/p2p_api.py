@@ -30,6 +30,7 @@ _HARMLESS: Final = frozenset(
 )
 """What an honest peer's message may be refused for, when it comes late, twice or early."""
 
+_EMPTY: Final = encode([])
 _MSGPACK: Final = "application/msgpack"
 _BODY = {"requestBody": {"required": True, "content": {_MSGPACK: {"schema": {"type": "string"}}}}}
 
@@ -85,7 +86,10 @@ def p2p_router(node: L1Node) -> APIRouter:
         wait: Annotated[QueryInt, Query(ge=0, le=MAX_WAIT, description="seconds")] = 0,
     ) -> Response:
         data = _blocks(node, from_, limit)
-        if wait and data == b"\x90" and waiting["polls"] < MAX_WAITING:
+        if wait and data == _EMPTY:
+            if waiting["polls"] >= MAX_WAITING:
+                # An empty answer at once would be asked for again at once.
+                raise Problem(503, "too_many_polls", "Too many long polls are open", "try again in a moment")
             waiting["polls"] += 1
             try:
                 data = await _wait_for_blocks(node, from_, limit, wait)
@@ -123,8 +127,8 @@ async def _take(node: L1Node, body: bytes) -> None:
 async def _wait_for_blocks(node: L1Node, start: int, limit: int, seconds: int) -> bytes:
     loop_time = asyncio.get_running_loop().time
     deadline = loop_time() + seconds
-    data = b"\x90"
-    while data == b"\x90" and not node.stopping and (left := deadline - loop_time()) > 0:
+    data = _EMPTY
+    while data == _EMPTY and not node.stopping and (left := deadline - loop_time()) > 0:
         await node.changed(left)
         data = _blocks(node, start, limit)
     return data

@@ -8,9 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,9 +21,10 @@ from chainkit.keys import KeyPair
 from chainkit.options import data_directory, make_clock, read_genesis, read_key, run_options, service_parser
 from chainkit.service import EXIT_STARTUP, Service, StartupError, make_app, run
 from chainkit.store import Store
+from l1node.byzantine import ByzantineEngine
 from l1node.checkpoint import Checkpoint, parse_checkpoint
 from l1node.engine import Engine
-from l1node.faults import DEVNET_TOKEN, check_fault_token, fault_router
+from l1node.faults import DEVNET_TOKEN, FaultSwitch, check_fault_token, fault_router
 from l1node.gossip import Gossip
 from l1node.node import ROLE, L1Node
 from l1node.p2p_api import p2p_router
@@ -106,6 +105,8 @@ async def create(
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> tuple[Service, L1Node]:
     """A node and the service around it. ``fault_token`` None: no faults. Raises what cannot start."""
+    if fault_token is not None and key is None:
+        raise StartupError("--enable-faults is for a validator; give its key, or leave it out")
     store = Store(data, genesis_hash=chain.genesis_hash, role=ROLE)
     limits = httpx.Limits(max_connections=4 * len(peers) + 4, max_keepalive_connections=2 * len(peers) + 2)
     client = httpx.AsyncClient(limits=limits, trust_env=False, transport=transport)
@@ -117,7 +118,7 @@ async def create(
             clock,
             Gossip(peers, client),
             lambda feed: Sync(peers, client, feed),
-            engine_type=Engine if fault_token is None else _byzantine().ByzantineEngine,
+            engine_type=Engine if fault_token is None else ByzantineEngine,
             checkpoint=checkpoint,
         )
     except BaseException:
@@ -133,7 +134,9 @@ async def create(
     app.include_router(validator_router(node))
     app.include_router(p2p_router(node))
     if fault_token is not None:
-        app.include_router(fault_router(getattr(node.engine, "faults"), _byzantine().FAULTS, fault_token))
+        assert isinstance(node.engine, ByzantineEngine)
+        node.faults = FaultSwitch(node.engine, chain.genesis)
+        app.include_router(fault_router(node.faults, fault_token))
     tasks = [
         ("consensus", node.run),
         ("gossip", node.gossip.run),
@@ -141,10 +144,6 @@ async def create(
         ("watch", node.watch),
     ]
     return Service(app, tasks, [node.stop], close), node
-
-
-def _byzantine() -> Any:
-    return import_module("l1node.byzantine")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
