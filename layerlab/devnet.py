@@ -7,7 +7,6 @@ The directory holds ``devnet.json`` (configuration and pids; also the mark that 
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -106,7 +105,7 @@ class Devnet:
         self.directory.mkdir(parents=True, exist_ok=True)
         temporary = self.directory / (MARK + ".new")
         temporary.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(temporary, self.directory / MARK)
+        temporary.replace(self.directory / MARK)
 
     def genesis(self) -> Genesis:
         """L1's genesis (L2's is in its bridge contract's parameters)."""

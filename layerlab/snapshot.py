@@ -5,7 +5,6 @@ keep what must survive (mempools, open disputes) on disk and shut down cleanly.
 """
 
 import json
-import os
 import re
 import shutil
 from hashlib import sha256
@@ -67,7 +66,7 @@ def save_snapshot(devnet: Devnet, name: str, progress: Progress = _nothing) -> d
         files = {path: [digest, size] for path, digest, size in _digests(temporary)}
         manifest = {"virtual": virtual, "height": height, "config": devnet.config.to_json(), "files": files}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if was_running:
@@ -92,7 +91,7 @@ def restore_snapshot(devnet: Devnet, name: str, progress: Progress = _nothing) -
     was_running, _ = _stop_world(devnet, progress)
     for part in _PARTS:
         shutil.rmtree(devnet.directory / part, ignore_errors=True)
-        os.replace(staged / part, devnet.directory / part)
+        (staged / part).replace(devnet.directory / part)
     shutil.rmtree(staged, ignore_errors=True)
     rebase(devnet.supervisor.clock_file, manifest["virtual"], rate=0.0)
     if was_running:
