@@ -26,6 +26,9 @@ _BODY_BYTES = 1024 * 1024  # of transactions in one body: a proposal must not wa
 _CONSENSUS_BODY = 3 * 1024 * 1024  # of votes and proposals; one proposal is at most 2 MiB and little more
 _WIRES = 512  # transactions in one body
 
+UNREACHABLE = (httpx.HTTPError, httpx.StreamError, OSError, RuntimeError)
+"""What a request can fail with. RuntimeError: uvloop raises it on a connection that the peer has just closed."""
+
 _log = logging.getLogger("l1node.gossip")
 
 
@@ -162,7 +165,7 @@ class Gossip:
             answer = await self._client.post(
                 f"{peer.url}/p2p/messages", content=body, headers=_HEADERS, timeout=REQUEST_SECONDS
             )
-        except httpx.HTTPError as error:
+        except UNREACHABLE as error:
             self._note(peer, f"{type(error).__name__}: {error}")
             return False
         if answer.status_code in (408, 429, 502, 503, 504):

@@ -204,7 +204,15 @@ class L1Node:
         """Whether a block is no other than the checkpoint at its height."""
         if self.checkpoint is None or height != self.checkpoint.height:
             return True
-        return self.checkpoint.hash == block.block.header.hash()
+        agrees = self.checkpoint.hash == block.block.header.hash()
+        if not agrees and not self.counts["other_history"]:
+            _log.error(
+                "refused another history than that of the checkpoint; if it does not pass, delete the data "
+                "directory and give other peers",
+                extra={"fields": {"height": height, "hash": "0x" + block.block.header.hash().hex()}},
+            )
+        self.counts["other_history"] += not agrees
+        return agrees
 
     # --- doing what the engine says ---
 

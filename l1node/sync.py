@@ -12,7 +12,7 @@ import httpx
 
 from chainkit.block import CertifiedBlock
 from chainkit.codec import CodecError, decode
-from l1node.gossip import FIRST_PAUSE, LONGEST_PAUSE
+from l1node.gossip import FIRST_PAUSE, LONGEST_PAUSE, UNREACHABLE
 
 PAGE = 64
 """Blocks asked for at once."""
@@ -63,14 +63,16 @@ class Sync:
                 continue
             height, self._wanted = self._wanted, None
             try:
-                await self._take(await self._fetch(self._turn(), height))
-                pause = FIRST_PAUSE
-            except (httpx.HTTPError, TimeoutError, AnswerError) as error:
+                blocks = await self._fetch(self._turn(), height)
+            except (*UNREACHABLE, AnswerError) as error:
                 _log.debug("no blocks: %s", error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 if self._wanted is None:
                     self.want(height)  # of the next peer
+                continue
+            pause = FIRST_PAUSE
+            await self._take(blocks)  # what it raises is ours, and ends the node
 
     def _turn(self) -> str:
         self._next = (self._next + 1) % len(self._urls)

@@ -211,7 +211,12 @@ def test_a_peer_that_comes_back_gets_what_waited(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(gossip_module, "LONGEST_PAUSE", 0.004)
 
     async def use(gossip: Gossip, wire: Wire) -> None:
-        for failure in (httpx.ConnectError("refused"), httpx.ReadTimeout("slow"), 503):
+        for failure in (
+            httpx.ConnectError("refused"),
+            httpx.ReadTimeout("slow"),
+            RuntimeError("handle is closed"),
+            503,
+        ):
             wire.plan["a"] = failure
             seen = len(wire.bodies.get("a", []))
             gossip.broadcast(encode_message(vote(1)))
@@ -221,8 +226,8 @@ def test_a_peer_that_comes_back_gets_what_waited(monkeypatch: pytest.MonkeyPatch
         await until(lambda: gossip.sent > 0)
         assert not gossip.peers[0].consensus
         messages = decode_body(wire.bodies["a"][-1])
-        assert messages.count(VoteMessage(vote(1))) == 3
-        assert messages[-1] == TransactionsMessage([b"t"] * 3)
+        assert messages.count(VoteMessage(vote(1))) == 4
+        assert messages[-1] == TransactionsMessage([b"t"] * 4)
 
     run(gossiping(["http://a"], use))
 

@@ -436,3 +436,52 @@ def test_a_flood_of_transactions_is_bounded_and_bad_ones_are_dropped(
             assert len(node.pool) == 3
 
     run(test())
+
+
+def test_every_route_is_documented_and_answers(genesis: Genesis, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with Mesh(genesis, tmp_path).running() as mesh, mesh.client("v0") as client:
+            await mesh.slots(3)
+            paths = (await client.get("/openapi.json")).json()["paths"]
+            assert {"/p2p/messages", "/p2p/status", "/certified-blocks", "/validators", "/evidence"} <= set(
+                paths
+            )
+            for path in (
+                *("/docs", "/status", "/validators", "/evidence", "/p2p/status", "/metrics", "/genesis"),
+                *(
+                    "/health/live",
+                    "/health/ready",
+                    "/blocks",
+                    "/blocks/0",
+                    "/blocks/head",
+                    "/blocks/finalized",
+                ),
+                *("/accounts/alice", "/accounts/alice/proof", "/contracts", "/contracts/staking", "/events"),
+            ):
+                answer = await client.get(path)
+                assert answer.status_code == 200, (path, answer.text)
+            shown = (await client.get("/validators")).json()
+            assert [entry["leads"] for entry in shown["set"]].count(True) == 1
+            assert shown["leader_name"].startswith("validator-")
+            assert shown["total_stake"] == sum(entry["stake"] for entry in shown["set"])
+
+    run(test())
+
+
+def test_a_node_without_key_follows_and_never_votes(genesis: Genesis, tmp_path: Path) -> None:
+    async def test() -> None:
+        mesh = Mesh(genesis, tmp_path)
+        async with mesh.running():
+            await mesh.slots(5)
+            watcher = await mesh.start("w", peers=["v0", "v1"])
+            for _ in range(8):
+                await mesh.slots(1)
+            assert watcher.engine.final.header.height >= 5
+            assert not watcher.counts["votes_out"]
+            assert watcher.status()["role"] == "follower"
+            tx = transfer(watcher, 0)
+            await watcher.submit([tx])
+            await mesh.settle()
+            assert tx.id in mesh.nodes["v1"].pool
+
+    run(test())

@@ -80,12 +80,12 @@ class Mesh:
         fault_token: str | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> L1Node:
-        """Start a node (its key is that of ``validator-<n>`` by default) on its own data directory."""
+        """Start a node on its own data directory: ``v<n>`` is ``validator-<n>``, ``w`` has no key."""
         count = len(self.genesis.validators)
         names = [f"v{i}" for i in range(count) if f"v{i}" != name] if peers is None else peers
         service, node = await create(
             Chain(self.genesis),
-            key or dev_keypair(f"validator-{name[1:]}"),
+            key or (dev_keypair(f"validator-{name[1:]}") if name != "w" else None),
             self.path / name,
             self.clock,
             [f"http://{peer}" for peer in names],
