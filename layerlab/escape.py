@@ -1,0 +1,242 @@
+"""The way out with a key and L1 alone (promise P17).
+
+Responsible for following L1, deriving L2 from it, and for the calls that freeze the bridge and take a balance
+out. It asks no sequencer, no verifier and no bridge service, and believes no L1 node: every block is checked.
+Must not know how its progress is shown.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from bridge import abi
+from chainkit.block import Certificate
+from chainkit.chain import Chain, ExecutedBlock
+from chainkit.client import ChainClient
+from chainkit.codec import decode, encode
+from chainkit.follower import Follower, FollowerCore
+from chainkit.genesis import Genesis
+from chainkit.keys import KeyPair
+from chainkit.sender import TransactionSender
+from chainkit.state import State, account_key, storage_key
+from chainkit.transaction import Call
+from rollup.derivation import Derivation
+from rollup.player import clock_ran_out
+
+BRIDGE: Final = "bridge"
+CALL_GAS: Final = 3_000_000
+LANDING_BLOCKS: Final = 30
+"""L1 blocks after which a call that is in no block is sent again."""
+
+Progress = Callable[[str], None]
+
+
+class EscapeError(Exception):
+    """There is nothing to get out, or the bridge is not one that can be left; the message says why."""
+
+
+@dataclass(frozen=True)
+class ExitResult:
+    """``amount`` in gwei was paid to ``account`` on L1 at ``height`` by transaction ``tx_id``."""
+
+    account: bytes
+    amount: int
+    height: int
+    tx_id: bytes
+    froze: bool
+
+
+@dataclass
+class L1Reader:
+    """L1 as its own final blocks tell it, and L2 as it follows from them."""
+
+    urls: Sequence[str]
+    genesis: Genesis
+    blocks: list[tuple[ExecutedBlock, Certificate]] = field(default_factory=list)
+    keep_blocks: bool = False
+
+    def __post_init__(self) -> None:
+        self.chain = Chain(self.genesis)
+        contract = self.chain.rules.contracts.get(BRIDGE)
+        if contract is None or not isinstance(contract.params, abi.BridgeParams):
+            raise EscapeError("this L1 has no bridge contract")
+        self.derivation = Derivation(contract.params.l2_genesis, BRIDGE)
+        self.tip = self.chain.genesis_block
+        self.clients = [ChainClient(url) for url in self.urls]
+        self._core = FollowerCore(self.chain, self.tip)
+        self._follower = Follower(self.clients, self._core, self._on_final)
+        self._changed = asyncio.Condition()
+
+    async def _on_final(self, block: ExecutedBlock, certificate: Certificate) -> None:
+        pairs = list(zip(block.transactions, block.receipts, strict=True))
+        self.derivation.apply_l1_block(block.header, pairs, block.tree)
+        self.tip = block
+        if self.keep_blocks or block.transactions:
+            self.blocks.append((block, certificate))
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def __aenter__(self) -> "L1Reader":
+        self._task = asyncio.create_task(self._follower.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        for client in self.clients:
+            await client.aclose()
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        """Return when ``done()`` is true of some final L1 block. Raises what ended the follower."""
+        async with self._changed:
+            while not done():
+                if self._task.done():
+                    self._task.result()
+                    raise EscapeError("following L1 ended")
+                try:
+                    await asyncio.wait_for(self._changed.wait(), timeout=1.0)
+                except TimeoutError:
+                    continue
+
+    async def catch_up(self, progress: Progress) -> None:
+        """Follow until no L1 node tells of blocks much later than those checked."""
+        heights = [await client.height("finalized") for client in self.clients[:1]]
+        target = max(heights)
+        progress(f"checking L1 block by block, up to {target}")
+        await self.until(lambda: self.tip.header.height >= target)
+
+    def stored(self, key: bytes) -> bytes:
+        """A value in the bridge contract's storage at the final head."""
+        return self.tip.tree.get(storage_key(BRIDGE, key))
+
+    @property
+    def totals(self) -> abi.BridgeTotals:
+        return decode(abi.BridgeTotals, self.stored(abi.TOTALS_KEY))
+
+    @property
+    def settings(self) -> abi.BridgeSettings:
+        return decode(abi.BridgeSettings, self.stored(abi.SETTINGS_KEY))
+
+
+async def escape(
+    l1_urls: Sequence[str], l1_genesis: Genesis, key: KeyPair, progress: Progress = lambda _: None
+) -> ExitResult:
+    """Freeze the bridge if need be, and take out the last final L2 balance of ``key``.
+
+    Waits as long as the bridge's rules demand (``escape_timeout`` blocks without a batch). Raises
+    `EscapeError` if there is nothing to take out, `ApiError` if no L1 node takes a call.
+    """
+    async with L1Reader(l1_urls, l1_genesis) as reader:
+        await reader.catch_up(progress)
+        return await _Escape(reader, key, progress).run()
+
+
+class _Escape:
+    def __init__(self, reader: L1Reader, key: KeyPair, progress: Progress) -> None:
+        self.reader = reader
+        self.key = key
+        self.progress = progress
+        self.sender = TransactionSender(reader.clients, key, reader.chain.rules.chain_id)
+
+    async def run(self) -> ExitResult:
+        froze = await self._freeze()
+        reader, me = self.reader, self.key.address
+        if reader.stored(abi.exited_key(me)):
+            raise EscapeError("this account has taken its balance out already")
+        tree = reader.derivation.finalized_batch.end.tree
+        balance = State(tree).account(me).balance
+        if balance == 0:
+            raise EscapeError("the account had no balance on L2 when its last batch became final")
+        self.progress(f"exit with {balance} gwei, proven against L1's last final state root")
+        args = abi.ExitArgs(me, tree.prove([account_key(me)]))
+        tx_id, height = await self._call(
+            "exit", encode(args), lambda: bool(reader.stored(abi.exited_key(me)))
+        )
+        return ExitResult(me, balance, height, tx_id, froze)
+
+    async def _freeze(self) -> bool:
+        """Wait out the silence, settle what is pending, and freeze. False if the bridge is frozen already."""
+        reader = self.reader
+        froze = False
+        while not reader.totals.frozen_height:
+            await self._settle_pending()
+            until = reader.totals.last_batch_height + reader.settings.escape_timeout
+            if reader.tip.header.height < until:
+                self.progress(
+                    f"no batch since L1 block {reader.totals.last_batch_height}: the bridge may be frozen after "
+                    f"block {until}, {until - reader.tip.header.height} blocks left"
+                )
+                height = reader.tip.header.height
+                await reader.until(self._later_than(height))
+                continue
+            self.progress("freezing the bridge")
+            await self._call("freeze", b"\x90", lambda: bool(reader.totals.frozen_height))
+            froze = True
+        return froze
+
+    async def _settle_pending(self) -> None:
+        """Finalize every pending batch whose window is over; call time on disputes that nobody plays."""
+        reader = self.reader
+        for dispute in reader.derivation.open_disputes():
+            if clock_ran_out(dispute, reader.tip.header.height):
+                index = dispute.index
+                args = encode(abi.DisputeArgs(index))
+                self.progress(f"dispute {index}: calling time")
+                await self._call("timeout", args, self._resolved(index))
+        pending = self._oldest_pending()
+        if (
+            pending is not None
+            and reader.tip.header.height >= pending.challenge_until
+            and not pending.open_disputes
+        ):
+            self.progress(f"finalizing batch {pending.index}")
+            before = reader.totals.final_batch
+            args = encode(abi.BatchArgs(pending.index))
+            await self._call("finalize", args, lambda: reader.totals.final_batch != before)
+
+    def _later_than(self, height: int) -> Callable[[], bool]:
+        return lambda: self.reader.tip.header.height > height
+
+    def _resolved(self, index: int) -> Callable[[], bool]:
+        def resolved() -> bool:
+            return all(dispute.index != index for dispute in self.reader.derivation.open_disputes())
+
+        return resolved
+
+    def _oldest_pending(self) -> abi.Batch | None:
+        derivation = self.reader.derivation
+        batch = derivation.head_batch
+        oldest: abi.Batch | None = None
+        while batch.index != derivation.finalized:
+            oldest = decode(abi.Batch, self.reader.stored(abi.batch_key(batch.index)))
+            batch = derivation.batches[batch.record.parent]
+        return oldest
+
+    async def _call(self, method: str, args: bytes, done: Callable[[], bool]) -> tuple[bytes, int]:
+        """Send a call until L1 shows that it is done, by us or by somebody else; its id and height."""
+        call = Call(BRIDGE, method, args, 0)
+        while True:
+            tx_id = await self.sender.send(call, CALL_GAS)
+            sent = self.reader.tip.header.height
+            await self.reader.until(self._settled(tx_id, sent, done))
+            if done():
+                return tx_id, self.reader.tip.header.height
+            refusal = self._seen(tx_id)
+            if refusal:
+                self.progress(f"{method} was refused: {refusal}")
+
+    def _settled(self, tx_id: bytes, sent: int, done: Callable[[], bool]) -> Callable[[], bool]:
+        def settled() -> bool:
+            late = self.reader.tip.header.height > sent + LANDING_BLOCKS
+            return done() or bool(self._seen(tx_id)) or late
+
+        return settled
+
+    def _seen(self, tx_id: bytes) -> str:
+        """What became of a call of ours that is in a block; empty if it is in none."""
+        for block, _ in reversed(self.reader.blocks):
+            for receipt in block.receipts:
+                if receipt.tx_id == tx_id:
+                    return receipt.message or "done"
+        return ""
