@@ -485,3 +485,38 @@ def test_a_node_without_key_follows_and_never_votes(genesis: Genesis, tmp_path: 
             assert tx.id in mesh.nodes["v1"].pool
 
     run(test())
+
+
+@pytest.mark.parametrize("patience", [0, 3, 9, 20, 60])
+def test_after_a_power_cut_of_all_the_chain_goes_on(genesis: Genesis, tmp_path: Path, patience: int) -> None:
+    """``patience``: how much of the slot's talk gets through before the cut."""
+
+    async def test() -> None:
+        said: dict[str, list[Vote | Proposal]] = {f"v{i}": [] for i in range(4)}
+        async with Mesh(genesis, tmp_path).running() as mesh:
+            for _ in range(4):
+                for name, node in mesh.nodes.items():
+                    _record(node, said[name])
+                await mesh.slots(3)
+                mesh.slot += 1
+                mesh.clock.to_slot(mesh.slot)
+                for node in mesh.nodes.values():
+                    node.tick()
+                for _ in range(patience):
+                    await asyncio.sleep(0)
+                final = max(node.engine.final.header.height for node in mesh.nodes.values())
+                for name in list(mesh.nodes):
+                    await mesh.kill(name)
+                for name in said:
+                    await mesh.start(name)
+                mesh.slot += 5
+                await mesh.slots(8)
+                for node in mesh.nodes.values():
+                    assert node.engine.final.header.height > final
+                    assert not node.reporter.cases
+        for messages in said.values():
+            votes = [message for message in messages if isinstance(message, Vote)]
+            assert len(votes) >= 12
+            assert not any(contradiction(a, b) for a, b in combinations(votes, 2))
+
+    run(test())
