@@ -52,6 +52,9 @@ class State:
         self._tree = tree
         self._values: dict[bytes, bytes] = {}  # every key read or written since the tree
         self._dirty: dict[bytes, bytes] = {}  # every key written since the tree, with its value there
+        self._kept: set[bytes] = (
+            set()
+        )  # keys that had a value at the end of a step (asked only for membership)
         self._journal: list[tuple[bytes, bytes]] = []
 
     def get(self, key: bytes) -> bytes:
@@ -85,6 +88,15 @@ class State:
             first.setdefault(key, old)
         return first
 
+    def end_step(self) -> None:
+        """Make the writes so far leave what a `commit` here would; the marks taken before become void.
+
+        A value that a later step deletes leaves an empty leaf, so the root after many steps is the same
+        whether or not it was asked for after each (a one-step proof asks, a block does not).
+        """
+        self._kept.update(key for key, _ in self._journal if self._values[key])
+        self._journal.clear()
+
     def touched(self) -> list[bytes]:
         """Every key read or written since this view was made: what a witness must cover."""
         return sorted(self._values)
@@ -97,12 +109,14 @@ class State:
         if self._dirty:
             self._tree = self._tree.update(self.changes())
             self._dirty.clear()
+        self._kept.clear()
         self._journal.clear()
         return self._tree
 
     def changes(self) -> dict[bytes, bytes]:
         """What the next `commit` would write (before it is called)."""
-        return {key: self._values[key] for key, old in self._dirty.items() if self._values[key] != old}
+        values, kept = self._values, self._kept
+        return {key: values[key] for key, old in self._dirty.items() if values[key] != old or key in kept}
 
     def root(self) -> bytes:
         """The Merkle root after all writes so far (commits them)."""

@@ -111,6 +111,7 @@ class BlockBuilder:
         Raises `chainkit.execution.InvalidTransaction` and leaves the block as it was otherwise.
         """
         receipt = apply_transaction(self.rules, self._state, tx)
+        self._state.end_step()
         return self._append(Transact(tx.wire), tx, receipt)
 
     def falsify(self, change: Callable[[State], None]) -> None:

@@ -69,6 +69,12 @@ def apply_step(rules: Rules, state: State, step: Step, decoded: SignedTransactio
 
     ``decoded`` saves decoding where the caller has the transaction already.
     """
+    receipt = _run_step(rules, state, step, decoded)
+    state.end_step()
+    return receipt
+
+
+def _run_step(rules: Rules, state: State, step: Step, decoded: SignedTransaction | None) -> Receipt:
     if isinstance(step, BeginBlock):
         proposer = rules.vault or bytes(32)
         begin_block(rules, state, height=step.height, slot=step.height, time=step.time, proposer=proposer)
@@ -102,8 +108,10 @@ def _apply_transaction(
     if tx is None:
         try:
             tx = SignedTransaction.decode(step.transaction, limit=rules.fees.max_transaction_bytes)
-        except CodecError as error:
-            return _receipt(tagged_hash("undecodable", step.transaction), "undecodable", str(error))
+        except CodecError:
+            # Receipts are hashed: the decoding library's own words must not be in them.
+            step_id = tagged_hash("undecodable", step.transaction)
+            return _receipt(step_id, "undecodable", "not the canonical bytes of a transaction")
     try:
         return apply_transaction(rules, state, tx, forced=isinstance(step, Forced))
     except InvalidTransaction as refusal:
