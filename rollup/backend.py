@@ -65,7 +65,7 @@ class RollupBackend:
             "frozen": derivation.frozen,
             "inbox": {"length": len(derivation.inbox), "taken_in": node.local.cursor},
             "mempool": len(node.mempool),
-            "dishonest_on_purpose": node.faults.names(),
+            "dishonest_on_purpose": node.faults.to_json(),
         }
 
     def head(self, ref: HeadRef) -> Head | None:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from bridge import abi
 from chainkit.codec import encode
+from chainkit.keys import dev_keypair
 from chainkit.transaction import Call
 from rollup import player
 from rollup.batch import BatchBlock, encode_batch
 from rollup.block import L2Block
 from rollup.derived import DerivedBatch
-from rollup.faults import LYING_FAULTS, FaultError, make_lie
-from rollup.frivolous import WRONG_ROOT, frivolous_move
+from rollup.faults import FaultError, frivolous_move, frivolous_root, make_lie, should_challenge_frivolously
 from rollup.local import inbox_count
 from rollup.node import Lie, RollupNode
 from rollup.player import Move
@@ -28,6 +28,8 @@ log = logging.getLogger("layerlab.rollup")
 
 MAX_BATCH_RAW_BYTES = 220 * 1024
 """Before compression, so that the data surely fits in one L1 transaction."""
+THIEF = dev_keypair("mallory").address
+"""Who gets what a lie takes."""
 SUBMIT_GAS = 3_000_000
 SUBMIT_GAS_PER_BYTE = 40
 SUBMIT_GAS_PER_STEP = 400
@@ -132,7 +134,7 @@ def _is_own_lie(node: RollupNode, batch: DerivedBatch) -> bool:
 
 def _new_lie(node: RollupNode, blocks: list[L2Block]) -> Lie | None:
     """If a lying fault is set: play it on this batch, once."""
-    fault = next((found for name in LYING_FAULTS if (found := node.faults.get(name))), None)
+    fault = node.faults.lie
     busy = any(isinstance(step, Transact) for block in blocks for step in block.steps)
     if fault is None or not busy:  # a lie hides among real transactions
         return None
@@ -141,7 +143,7 @@ def _new_lie(node: RollupNode, blocks: list[L2Block]) -> Lie | None:
     start = before[0].tree if before else node.local.base.tree
     steps = [step for block in blocks for step in block.all_steps]
     try:
-        index, change = make_lie(fault, steps)
+        index, change = make_lie(fault, node.derivation.rules, steps, start, THIEF)
     except FaultError as error:
         node.faults.clear(fault.name)
         log.warning("the fault %s cannot be played: %s", fault.name, error)
@@ -149,7 +151,7 @@ def _new_lie(node: RollupNode, blocks: list[L2Block]) -> Lie | None:
     trace = Trace(node.derivation.rules, start, steps, change)
     lie = Lie(first, blocks[-1].header.height, trace.root(len(steps)), index, trace)
     node.falsify(lie)
-    node.faults.played(fault.name, {"step": index, "steps": len(steps), "first_block": first})
+    node.switch.lie_told(fault.name, step=index, steps=len(steps), first_block=first)
     return lie
 
 
@@ -163,10 +165,9 @@ def challenge_duties(node: RollupNode) -> Iterator[Duty]:
     assert settings is not None
     if node.faults.get("asleep"):
         return
-    late = node.faults.get("late")
     disputes = list(derivation.disputes.values())
     for batch in _pending(node):
-        if late and node.l1_height < batch.record.height + (late.blocks or 0):
+        if node.l1_height < batch.record.height + node.faults.delay:
             continue
         if player.should_challenge(batch, disputes, me, node.l1_height, settings):
             move = player.challenge(batch.index, batch.computed_root, settings, derivation.bridge)
@@ -175,14 +176,15 @@ def challenge_duties(node: RollupNode) -> Iterator[Duty]:
 
 
 def _frivolous_challenge(node: RollupNode) -> Iterator[Duty]:
-    fault = node.faults.get("frivolous")
-    settings = node.derivation.settings
+    derivation, me, height = node.derivation, node.key.address, node.l1_height
+    settings = derivation.settings
     assert settings is not None
-    if not fault or any(d.challenger == node.key.address for d in node.derivation.open_disputes()):
+    if "frivolous" not in node.faults or any(d.challenger == me for d in derivation.open_disputes()):
         return
+    disputes = list(derivation.disputes.values())
     for batch in _pending(node):
-        if batch.matches and node.l1_height < batch.record.height + settings.challenge_window:
-            move = player.challenge(batch.index, WRONG_ROOT, settings, node.derivation.bridge)
+        if should_challenge_frivolously(batch, disputes, me, height, settings):
+            move = player.challenge(batch.index, frivolous_root(batch), settings, derivation.bridge)
             yield Duty(("challenge", batch.index), move)
             return
 
@@ -200,13 +202,9 @@ def dispute_duties(node: RollupNode) -> Iterator[Duty]:
             continue
         key = ("move", dispute.index, dispute.moves)
         trace = _trace(node, batch)
-        move = None
-        if node.faults.get("frivolous") and dispute.challenger == me:
-            move = frivolous_move(dispute, derivation.bridge)
-        else:
-            move = player.next_move(
-                dispute, trace, me, settings, node.l1_height, batch.step_hashes, derivation.bridge
-            )
+        frivolous = dispute.challenger == me and dispute.claimed_root == frivolous_root(batch)
+        choose = frivolous_move if frivolous else player.next_move
+        move = choose(dispute, trace, me, settings, node.l1_height, batch.step_hashes, derivation.bridge)
         if move is not None:
             yield Duty(key, move)
 

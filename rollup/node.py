@@ -32,6 +32,7 @@ from rollup.derived import (
     InboxMessageQueued,
     SettingsChanged,
 )
+from rollup.fault_switch import FaultSwitch
 from rollup.faults import FaultSet
 from rollup.local import LocalChain
 from rollup.trace import Trace
@@ -67,11 +68,15 @@ class RollupNode:
     events: EventLog
     derivation: Derivation
     key: KeyPair
-    faults: FaultSet
+    switch: FaultSwitch
     local: LocalChain = field(init=False)
     mempool: Mempool = field(init=False)
     lies: dict[int, Lie] = field(default_factory=dict)
     traces: dict[int, Trace] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> FaultSet:
+        return self.switch.faults
 
     def __post_init__(self) -> None:
         rules = self.derivation.rules
@@ -199,7 +204,6 @@ class RollupNode:
     def _fill(self, builder: BlockBuilder) -> None:
         rules = self.derivation.rules
         state = State(self.local.head.tree)
-        censored = self.faults.get("censor")
         candidates = self.mempool.select(
             self.account,
             environment(state).base_fee,
@@ -207,7 +211,7 @@ class RollupNode:
             MAX_BLOCK_TRANSACTIONS_BYTES,
         )
         for tx in list(candidates):
-            if censored and (censored.address is None or censored.address == tx.body.sender):
+            if self.faults.censors(tx.body.sender):
                 continue
             try:
                 builder.add_transaction(tx)

@@ -45,7 +45,8 @@ from chainkit.transaction import Call
 from rollup.backend import RollupBackend, batch_json
 from rollup.derivation import Derivation
 from rollup.duties import Duty, duties
-from rollup.faults import SEQUENCER_FAULTS, VERIFIER_FAULTS, FaultSet
+from rollup.fault_switch import FaultSwitch
+from rollup.faults import FaultSet
 from rollup.node import Role, RollupNode
 from rollup.outbox import Outbox
 
@@ -183,7 +184,7 @@ async def create(
     except BaseException:
         l1_store.close()
         raise
-    faults = FaultSet(SEQUENCER_FAULTS if role == "sequencer" else VERIFIER_FAULTS)
+    faults = FaultSwitch(FaultSet(role))
     events = EventLog(store)
     node = RollupNode(role, Replica(l1_store, l1), store, events, derivation, key, faults)
     node.start()
