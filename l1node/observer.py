@@ -42,8 +42,11 @@ MAX_ORPHANS = 8
 MAX_REJECTED_BLOCKS = 8
 """After so many bad blocks the rest of an answer to `RequestBlocks` is not looked at."""
 
-STALL_SLOTS = 4
-"""Slots without a newly notarized block after which a node asks its peers whether they have one."""
+STALL_SLOTS = 2
+"""Slots without a newly notarized block after which a node asks a peer for one.
+
+Short, since a leader that shows a notarized block to one node alone makes it refuse all shorter chains: then
+there is no quorum until the others have that block too."""
 
 
 class Observer:
@@ -74,6 +77,8 @@ class Observer:
         self._slot = 0
         self._progress_slot = 0
         self._request_slot = -1
+        self._fork_slot = -1
+        self._asked = 0
         self._actions: list[Action] = []
 
     # --- what the shell sees ---
@@ -107,7 +112,7 @@ class Observer:
         self._speak()
         quiet = self._slot - max(self._progress_slot, self._request_slot)
         if quiet >= STALL_SLOTS:
-            self._request()
+            self._request(self._tree.head.height + 1)
         return self._leave()
 
     def on_message(self, message: Message, now_ms: int) -> list[Action]:
@@ -125,21 +130,33 @@ class Observer:
     def on_blocks(self, blocks: Sequence[CertifiedBlock], now_ms: int) -> list[Action]:
         """An answer to `RequestBlocks`, or the notarized blocks on disk after a restart, lowest first."""
         self._enter(now_ms)
-        bad, newest = 0, None
+        refused: Counter[Rejection] = Counter()
+        news, known = None, None
         for certified in blocks:
             try:
                 if self._on_certified(certified):
-                    newest = certified.block.header
+                    news = certified.block.header
+                elif self._tree.get(certified.block.header.hash()):
+                    known = certified.block.header
             except Refused as refusal:
-                self.rejected[refusal.reason] += 1
-                bad += 1
-                if bad >= MAX_REJECTED_BLOCKS:
+                refused[refusal.reason] += 1
+                if refused.total() >= MAX_REJECTED_BLOCKS:
                     break
-        if newest is not None and newest.slot < self._slot - 1:
-            # The answer helped and is not up to date: go on at once, however recent the last request.
-            self._request_slot = self._slot
-            self._actions.append(RequestBlocks(newest.height + 1))
+        self.rejected += refused
+        self._go_on(news, known, refused[Rejection.UNKNOWN_PARENT] > 0)
         return self._leave()
+
+    def _go_on(self, news: Header | None, known: Header | None, is_fork: bool) -> None:
+        """Ask for more at once, however recent the last request, if an answer helped and is not all."""
+        last = news
+        if known is not None and known.height >= self._asked and (news is None or known.height > news.height):
+            last = known  # a page may lie within what we have; each takes us higher, so this ends
+        if last is not None:
+            if last.slot < self._slot - 1:
+                self._ask(last.height + 1)
+        elif is_fork and self._slot > self._fork_slot:
+            self._fork_slot = self._slot
+            self._ask(self._tree.final.height + 1)
 
     # --- entering and leaving ---
 
@@ -376,11 +393,15 @@ class Observer:
         self._notarize(node, certificate)
         return node
 
-    def _request(self) -> None:
-        """Ask for blocks, at most once a slot."""
+    def _request(self, from_height: int | None = None) -> None:
+        """Ask for blocks, by default for all above the final one; at most once a slot."""
         if self._slot > self._request_slot:
-            self._request_slot = self._slot
-            self._actions.append(RequestBlocks(self._tree.final.height + 1))
+            self._ask(from_height or self._tree.final.height + 1)
+
+    def _ask(self, from_height: int) -> None:
+        self._request_slot = self._slot
+        self._asked = from_height
+        self._actions.append(RequestBlocks(from_height))
 
     # --- validator sets ---
 
