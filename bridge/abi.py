@@ -305,7 +305,7 @@ class DisputeResolved(Record, frozen=True):
 
 class BatchReverted(Record, frozen=True):
     """``reason`` is "step-proved" or "timeout" for the disputed batch, "ancestor-reverted" for those built
-    on it, "frozen" for those that a freeze voids."""
+    on it."""
 
     batch: U53
     reason: str

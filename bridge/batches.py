@@ -157,7 +157,7 @@ def submit_batch(books: Books, args: SubmitBatchArgs) -> None:
 
 
 def require_proposer(books: Books) -> None:
-    """The sequencer, by a transaction's own call (derivation reads its calldata); anybody once it is silent."""
+    """The sequencer, by its own call (derivation reads its calldata); anybody once it is silent."""
     ctx, settings = books.ctx, books.settings
     require(ctx.sender == ctx.origin, "not_an_account", "only an account posts batches, by its own call")
     if ctx.sender != settings.sequencer:

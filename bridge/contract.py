@@ -35,7 +35,7 @@ class Bridge(Contract):
         return self._rules
 
     def genesis(self, ctx: Context, genesis: Genesis) -> None:
-        """Write the first books and batch 0. Raises `ValueError` naming the bad value, also if called again."""
+        """Write the first books and batch 0, once. Raises `ValueError` naming the bad value."""
         if ctx.storage.get(abi.TOTALS_KEY):
             raise ValueError("the bridge is initialised already")
         l2, settings = self.params.l2_genesis, self.params.settings
