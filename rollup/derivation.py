@@ -279,7 +279,8 @@ class Derivation:
             lost = self.head_batch
             self._settle(lost, abi.REVERTED, height)
             self.head = lost.record.parent
-            events.append(BatchReverted(lost.index, event.reason, self.inbox_cursor, lost))
+            reason = event.reason if lost.index == event.batch else "ancestor-reverted"
+            events.append(BatchReverted(lost.index, reason, self.inbox_cursor, lost))
         self._safe = self._last_true(self.head)
         return events
 

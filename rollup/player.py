@@ -11,9 +11,9 @@ Heights are L1 heights. A call sent now runs at the earliest in the block after 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from bridge import abi
+from bridge.dispute import clock_left, cut, cut_points, segments
 from chainkit.codec import Address, Bytes32, Record, encode
 from chainkit.execution import Rules
 from chainkit.merkle_list import list_proof
@@ -27,6 +27,7 @@ BISECT_GAS = 1_000_000
 CHOOSE_GAS = 1_000_000
 PROVE_GAS = 20_000_000
 TIMEOUT_GAS = 1_000_000
+SETTLE_GAS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,6 @@ class Move:
     call: Call
     gas_limit: int
     why: str
-
-
-def cut_points(low: int, high: int, bisection: int) -> list[int]:
-    """The positions that cut ``low..high`` into at most ``bisection`` segments, both ends included."""
-    length = high - low
-    segments = min(bisection, length)
-    return [low + i * length // segments for i in range(segments + 1)]
 
 
 def batch_trace(rules: Rules, batch: DerivedBatch, lie: Lie | None = None) -> Trace:
@@ -55,7 +49,7 @@ def should_challenge(
     disputes: Iterable[abi.Dispute],
     me: Address,
     height: int,
-    settings: abi.BridgeSettings,
+    settings: abi.BridgeSettings,  # noqa: ARG001 - all that decides is fixed in the batch's record by now
 ) -> bool:
     """Whether to open a dispute: on the first false batch of its line, in its window, once at a time.
 
@@ -63,7 +57,7 @@ def should_challenge(
     """
     if batch.status != abi.PENDING or not batch.flagged:
         return False
-    if height >= batch.record.height + settings.challenge_window:
+    if height >= batch.record.challenge_until:
         return False
     return not any(
         d.batch == batch.index and d.challenger == me and d.stage != abi.RESOLVED for d in disputes
@@ -95,9 +89,11 @@ def next_move(
         return None
     mover = dispute.defender if dispute.turn == abi.DEFENDER else dispute.challenger
     if mover != me:
-        return _timeout(dispute, height, bridge)
+        if clock_ran_out(dispute, height):
+            return timeout_move(dispute, bridge)
+        return _defend_by_proof(dispute, trace, settings, height, step_hashes, bridge)
     if dispute.stage == abi.BISECT:
-        return bisect_move(dispute, trace, settings, bridge)
+        return bisect_move(dispute, trace, bridge)
     if dispute.stage == abi.CHOOSE:
         return _choose(dispute, trace, bridge)
     if dispute.stage == abi.PROVE:
@@ -105,35 +101,55 @@ def next_move(
     return None
 
 
+def settle_move(
+    dispute: abi.Dispute, batch: DerivedBatch, me: Address, bridge: str = "bridge"
+) -> Move | None:
+    """How a challenger gets its bond back once its batch is void for another reason than this dispute."""
+    if dispute.stage == abi.RESOLVED or batch.status != abi.REVERTED or me != dispute.challenger:
+        return None
+    why = f"dispute {dispute.index}: batch {dispute.batch} is void, take the bond back"
+    return _move("settle", abi.DisputeArgs(dispute.index), SETTLE_GAS, why, bridge)
+
+
 def clock_ran_out(dispute: abi.Dispute, height: int) -> bool:
     """Whether the side to move has been silent for longer than its clock."""
-    left = dispute.defender_clock if dispute.turn == abi.DEFENDER else dispute.challenger_clock
-    return height - dispute.last_move > left
+    return clock_left(dispute, height) < 0
 
 
-def _timeout(dispute: abi.Dispute, height: int, bridge: str) -> Move | None:
-    if not clock_ran_out(dispute, height):
-        return None
+def timeout_move(dispute: abi.Dispute, bridge: str = "bridge") -> Move:
+    """End the dispute because the side to move is out of time."""
     why = f"dispute {dispute.index}: the {dispute.turn}'s clock ran out"
     return _move("timeout", abi.DisputeArgs(dispute.index), TIMEOUT_GAS, why, bridge)
 
 
-def bisect_move(
-    dispute: abi.Dispute, trace: Trace, settings: abi.BridgeSettings, bridge: str = "bridge"
-) -> Move:
+def _defend_by_proof(
+    dispute: abi.Dispute,
+    trace: Trace,
+    settings: abi.BridgeSettings,
+    height: int,
+    step_hashes: Sequence[Bytes32],
+    bridge: str,
+) -> Move | None:
+    """Anyone may prove: an honest defender need not wait for the clock of a challenger that cannot."""
+    if dispute.stage != abi.PROVE or trace.lie is not None:
+        return None
+    if height <= dispute.last_move + settings.max_move_delay or trace.root(dispute.high) != dispute.high_root:
+        return None
+    return prove_move(dispute, trace, step_hashes, bridge)
+
+
+def bisect_move(dispute: abi.Dispute, trace: Trace, bridge: str = "bridge") -> Move:
     """The defender's answer: its roots at the interior cut points."""
-    points = cut_points(dispute.low, dispute.high, settings.bisection)[1:-1]
-    args = abi.BisectArgs(dispute.index, [trace.root(point) for point in points])
+    args = abi.BisectArgs(dispute.index, [trace.root(point) for point in cut_points(dispute)])
     why = f"dispute {dispute.index}: bisect steps {dispute.low} to {dispute.high}"
     return _move("bisect", args, BISECT_GAS, why, bridge)
 
 
 def _choose(dispute: abi.Dispute, trace: Trace, bridge: str) -> Move | None:
     """The first segment whose end is not what the challenger's trace says. None: it agrees with all."""
-    points = cut_points(dispute.low, dispute.high, len(dispute.points) + 1)
     claims = [*dispute.points, dispute.high_root]
-    for segment, ((_, end), claim) in enumerate(zip(pairwise(points), claims, strict=True)):
-        if trace.root(end) != claim:
+    for segment in range(segments(dispute)):
+        if trace.root(cut(dispute, segment + 1)) != claims[segment]:
             return choose_move(dispute, segment, bridge)
     return None
 
