@@ -65,12 +65,16 @@ def wait(world: World, a: int, b: int) -> None:
 
 
 def challenge(world: World, a: int, b: int) -> None:
+    if world.totals.pending == 0:
+        post(world, a, b)
     head, who = world.totals.head_batch, PEOPLE[b % 6]
     batch = max(0, head - a % 3) if a % 5 else a % (world.totals.next_batch + 1)
     posted = world.posted.get(batch)
     true = posted.true.root(len(posted.steps)) if posted else b"\x01" * 32
     root = true if b % 4 else bytes([a % 250 + 1]) * 32
     world.call(who, "challenge", abi.ChallengeArgs(batch, root), SETTINGS.challenger_bond)
+    if a % 2:
+        world.call("judy", "challenge", abi.ChallengeArgs(batch, true), SETTINGS.challenger_bond)
 
 
 def move(world: World, a: int, b: int) -> None:
@@ -103,7 +107,7 @@ def claim(world: World, a: int, b: int) -> None:
 
 
 def freeze(world: World, a: int, b: int) -> None:
-    if a % 4 == 0:
+    if a % 8 == 0:
         world.wait(SMALL.escape_timeout)
         for _ in range(world.totals.pending):
             finalize(world, 1, b)
@@ -114,7 +118,9 @@ def leave(world: World, a: int, b: int) -> None:
     who = address(PEOPLE[a % 6])
     proof = world.ends[world.totals.final_batch].prove([account_key(who)])
     world.call("judy", "exit", abi.ExitArgs(who, proof))
-    world.call("judy", "refund", abi.RefundArgs(b % (world.totals.inbox_length + 1)))
+    length = world.totals.inbox_length
+    for index in {b % (length + 1), 0, max(0, length - 1)}:
+        world.call("judy", "refund", abi.RefundArgs(index))
 
 
 CALLS: list[Callable[[World, int, int], None]] = [
@@ -125,8 +131,12 @@ CALLS: list[Callable[[World, int, int], None]] = [
     wait,
     wait,
     challenge,
+    challenge,
+    challenge,
     move,
     move,
+    move,
+    timeout,
     timeout,
     claim,
     claim,
@@ -167,10 +177,10 @@ RARE = {
 def test_random_calls_reach_every_rare_branch() -> None:
     """What must sometimes happen: else the property above proves little."""
     seen: set[tuple[str, str]] = set()
-    for seed in range(60):
+    for seed in range(80):
         rng, world = random.Random(seed), World(SMALL)
         world.outcomes = seen
-        for _ in range(30):
+        for _ in range(40):
             rng.choice(CALLS)(world, rng.randint(0, 40), rng.randint(0, 40))
     assert not RARE - seen
 
