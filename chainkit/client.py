@@ -134,13 +134,20 @@ class ChainClient:
         *,
         timeout: float = 10.0,
         retries: int = RETRIES,
+        token: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        """``token`` is sent as a bearer token (what ``/faults`` asks for)."""
         self.url = url.rstrip("/")
         self._retries = retries
         self._timeout = timeout
         self._http = httpx.AsyncClient(
-            base_url=self.url, timeout=timeout, transport=transport, trust_env=False, follow_redirects=False
+            base_url=self.url,
+            timeout=timeout,
+            headers={} if token is None else {"authorization": f"Bearer {token}"},
+            transport=transport,
+            trust_env=False,
+            follow_redirects=False,
         )
 
     async def aclose(self) -> None:

@@ -1,0 +1,1 @@
+"""The demo: one story, from deposit to escape, over real services."""

@@ -1,0 +1,245 @@
+"""`layerlab demo`: sets the stage, tells the story step by step, and clears everything away.
+
+Responsible for the order of the steps, what is shown while they run, the JSON at the end and the exit code.
+Must not know what a step does.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+
+from chainkit.client import ApiError, WaitTimeoutError
+from layerlab.config import DevnetError, demo_config
+from layerlab.demo import dishonesty, failures, money
+from layerlab.demo.stage import Stage, StepFailed
+from layerlab.devnet import Devnet
+from layerlab.escape import EscapeError
+from layerlab.judge import JudgeError
+
+MAX_RESIDENT_MIB: Final = 150
+Tell = Callable[[Stage], Awaitable[dict[str, Any]]]
+
+STORY: Final[tuple[tuple[str, str, Tell], ...]] = (
+    ("deposit", "alice deposits on L1; L2 credits her when the block is final", money.deposit),
+    ("transfers", "500 signed transfers, each with the sequencer's receipt", money.transfers),
+    ("batch", "the batch is on L1; unsafe -> safe -> finalized", money.batch_on_l1),
+    ("withdraw", "bob withdraws: too early refused, paid, twice refused", money.withdraw),
+    ("theft", "the sequencer steals; the verifier proves it", dishonesty.theft),
+    ("frivolous", "a frivolous challenge loses its bond", dishonesty.frivolous),
+    ("censorship", "carol is censored and forces her way through L1", dishonesty.censorship),
+    ("crashes", "SIGKILL, a double vote, and nothing is lost", failures.crashes),
+    ("burn-down", "every operator above L1 is gone; dave gets out", failures.burn_down),
+    ("judge", "promises P1 to P4, judged from L1 data alone", failures.verdict),
+)
+EXPECTED: Final = (StepFailed, ApiError, WaitTimeoutError, DevnetError, EscapeError, JudgeError)
+
+
+@dataclass
+class Result:
+    """How a step went. ``facts`` are hashes, heights and amounts in gwei."""
+
+    name: str
+    title: str
+    state: str = "waiting"
+    seconds: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+class Show:
+    """The live display on a terminal, one line a step elsewhere, nothing for ``--json``."""
+
+    def __init__(self, results: list[Result], *, quiet: bool) -> None:
+        self.results = results
+        self.console = Console(stderr=quiet)
+        self.now = ""
+        self._spinner = Spinner("dots")
+        live = self.console.is_terminal
+        self._live = (
+            Live(get_renderable=self._table, console=self.console, refresh_per_second=8) if live else None
+        )
+        self._quiet = quiet
+
+    def __enter__(self) -> "Show":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self.now = ""
+            self._live.stop()
+
+    def say(self, line: str) -> None:
+        """What is going on at this moment."""
+        self.now = line
+
+    def finished(self, result: Result) -> None:
+        if self._live is None and not self._quiet:
+            mark = "ok    " if result.state == "held" else "FAILED"
+            self.console.print(
+                f"{mark} {result.seconds:5.1f} s  {result.title}  {_brief(result)}", soft_wrap=True
+            )
+
+    def _table(self) -> Table:
+        table = Table(box=None, padding=(0, 1), show_header=False)
+        for _ in range(3):
+            table.add_column()
+        for i, result in enumerate(self.results, 1):
+            mark: Any = {"held": "[green]✓", "failed": "[red]✗", "waiting": "[dim]·"}.get(
+                result.state, self._spinner
+            )
+            style = "dim" if result.state == "waiting" else ""
+            seconds = f"{result.seconds:.1f} s" if result.seconds else ""
+            table.add_row(mark, f"{i}. {result.title}", seconds, style=style)
+            if result.state == "running":
+                table.add_row("", f"[cyan]{self.now}", "")
+            elif result.state != "waiting":
+                table.add_row("", f"[dim]{_brief(result)}", "")
+        return table
+
+
+def _brief(result: Result) -> str:
+    """The facts of a step in a line."""
+    if result.error:
+        return result.error
+    shown = []
+    for name, value in result.facts.items():
+        if isinstance(value, dict):
+            continue
+        text = str(value)
+        shown.append(
+            f"{name.replace('_', ' ')} {text[:14] + '…' if text.startswith('0x') and len(text) > 16 else text}"
+        )
+    return ", ".join(shown)[:200]
+
+
+def demo_command(
+    seed: Annotated[int, typer.Option(min=0, max=2**53 - 1, help="Draws the step of the theft.")] = 7,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object at the end, nothing else.")
+    ] = False,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Keep the devnet's files here (default: deleted at the end).")
+    ] = None,
+) -> None:
+    """Tell the whole story over real services: deposit, transfer, fraud, challenge, withdraw, escape.
+
+    Starts 5 validators, a sequencer, a verifier and the bridge as 8 processes on free ports, and leaves
+    nothing running. Exit code 0 only if every step held.
+
+    Examples: layerlab demo · layerlab demo --seed 42 · layerlab demo --json > story.json
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="layerlab-demo-") as temporary:
+        place = directory or Path(temporary) / "devnet"
+        try:
+            report = asyncio.run(_tell(seed, place, quiet=as_json))
+        except KeyboardInterrupt:
+            typer.echo("interrupted; everything is stopped", err=True)
+            raise typer.Exit(130) from None
+        except DevnetError as error:
+            typer.echo(f"layerlab demo: {error}", err=True)
+            raise typer.Exit(1) from None
+        if as_json:
+            typer.echo(json.dumps(report, indent=2))
+        else:
+            _closing_words(report)
+    raise typer.Exit(0 if report["held"] else 1)
+
+
+async def _tell(seed: int, directory: Path, *, quiet: bool) -> dict[str, Any]:
+    results = [Result(name, title) for name, title, _ in STORY]
+    begin = time.monotonic()
+    devnet = Devnet.create(directory, demo_config().with_free_ports(), with_parent=True)
+    resident: dict[str, int] = {}
+    stage: Stage | None = None
+    with Show(results, quiet=quiet) as show:
+        try:
+            await asyncio.to_thread(devnet.up, lambda line: show.say(line))
+            ready = time.monotonic() - begin
+            stage = Stage(devnet, devnet.genesis(), seed, show.say)
+            watch = asyncio.create_task(_watch_memory(devnet, resident))
+            for result, (_, _, tell) in zip(results, STORY, strict=True):
+                await _step(result, tell, stage)
+                show.finished(result)
+                if result.state != "held":
+                    break
+            watch.cancel()
+        finally:
+            if stage is not None:
+                await stage.close()
+            devnet.supervisor.stop_all()
+    mib = {name: round(size / 2**20, 1) for name, size in sorted(resident.items())}
+    small = max(mib.values(), default=0) <= MAX_RESIDENT_MIB
+    return {
+        "held": small and all(result.state == "held" for result in results),
+        "seed": seed,
+        "seconds": round(time.monotonic() - begin, 1),
+        "seconds_to_ready": round(ready, 1),
+        "processes": len(devnet.config.services),
+        "resident_mib": mib,
+        "steps": [
+            {
+                "step": i,
+                "name": result.name,
+                "title": result.title,
+                "held": result.state == "held",
+                "seconds": round(result.seconds, 1),
+                **({"error": result.error} if result.error else {}),
+                **result.facts,
+            }
+            for i, result in enumerate(results, 1)
+        ],
+    }
+
+
+async def _step(result: Result, tell: Tell, stage: Stage) -> None:
+    result.state, begin = "running", time.monotonic()
+    try:
+        result.facts = await tell(stage)
+        result.state = "held"
+    except EXPECTED as error:
+        result.state, result.error = "failed", str(error)
+    finally:
+        result.seconds = time.monotonic() - begin
+
+
+async def _watch_memory(devnet: Devnet, resident: dict[str, int]) -> None:
+    """The most resident memory that each service ever had."""
+    while True:
+        for name, size in devnet.supervisor.resident_bytes().items():
+            resident[name] = max(size, resident.get(name, 0))
+        await asyncio.sleep(1.0)
+
+
+def _closing_words(report: dict[str, Any]) -> None:
+    console = Console()
+    promises = report["steps"][-1]
+    for name in ("P1", "P2", "P3", "P4"):
+        if name in promises:
+            terms = {k: v for k, v in promises[name].items() if k not in ("says", "holds")}
+            figures = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in terms.items())
+            console.print(
+                f"[bold]{name}[/] {'holds' if promises[name]['holds'] else 'BROKEN'}: {promises[name]['says']}"
+            )
+            console.print(f"   [dim]{figures}[/]", soft_wrap=True)
+    most = max(report["resident_mib"].values(), default=0)
+    held = sum(step["held"] for step in report["steps"])
+    console.print(
+        f"{held} of {len(report['steps'])} steps held in {report['seconds']} s; {report['processes']} processes, "
+        f"at most {most} MiB each; nothing is left running."
+    )
