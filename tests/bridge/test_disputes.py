@@ -84,6 +84,18 @@ def test_a_clock_is_for_the_whole_dispute_not_for_each_move() -> None:
     assert world.dispute(dispute).challenger_clock == CLOCK
 
 
+def test_the_challengers_clock_too_is_for_the_whole_dispute() -> None:
+    world, posted, dispute = at_choose()
+    world.wait(CLOCK - 2)
+    for _ in range(2):
+        world.ok(*world.move(dispute, posted.told, posted.true))
+    left = world.dispute(dispute).challenger_clock
+    assert left == 1
+    world.play(dispute, posted.told, posted.true, until=abi.PROVE)
+    world.wait(2)
+    world.refused("clock_expired", *world.move(dispute, posted.told, posted.true))
+
+
 def test_challenge_until_the_last_block_of_the_window() -> None:
     for offset, expected in ((0, ""), (1, "window_over")):
         world, posted = false_batch()
