@@ -8,6 +8,9 @@ sequencer and verifier. Must not know what steps do.
 
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Annotated
+
+from msgspec import Meta
 
 from chainkit.codec import U53, Bytes32, CodecError, Record, decode, encode
 from chainkit.hashing import tagged_hash
@@ -15,6 +18,8 @@ from chainkit.merkle_list import list_root
 from rollup.stf import MAX_STEP_BYTES, BeginBlock, Transact, step_hash
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
+MAX_BLOCKS = 16_384
+"""Checked before any block is decoded: 4 KB of data could otherwise ask for a million empty blocks."""
 VERSION = b"\x00"
 
 
@@ -28,6 +33,9 @@ class BatchBlock(Record, frozen=True):
     time: U53
     inbox_count: U53
     transactions: list[bytes]
+
+
+_Blocks = Annotated[list[BatchBlock], Meta(max_length=MAX_BLOCKS)]
 
 
 def encode_batch(blocks: Sequence[BatchBlock]) -> bytes:
@@ -47,7 +55,7 @@ def decode_batch(data: bytes) -> list[BatchBlock]:
     if not stream.eof or stream.unused_data or stream.unconsumed_tail:
         raise BatchError(f"truncated, followed by other bytes, or over {MAX_BATCH_BYTES} bytes")
     try:
-        blocks: list[BatchBlock] = decode(list[BatchBlock], plain, limit=MAX_BATCH_BYTES)
+        blocks: list[BatchBlock] = decode(_Blocks, plain, limit=MAX_BATCH_BYTES)
     except CodecError as error:
         raise BatchError(str(error)) from None
     if not blocks:
