@@ -1,0 +1,113 @@
+"""docs/PROTOCOL.md's test vectors, recomputed from their JSON faces and by hand, not only by the code that made them."""
+
+import json
+import zlib
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from chainkit.block import Header, Proposal, Vote
+from chainkit.codec import decode, encode, from_json
+from chainkit.hashing import tagged_hash
+from chainkit.keys import dev_keypair
+from chainkit.merkle_list import list_root
+from chainkit.transaction import SignedTransaction
+from rollup.batch import decode_batch, steps_root
+from rollup.receipt import SequencerReceipt
+from rollup.stf import Step, decode_step, step_hash
+
+VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors" / "protocol.json").read_text())
+
+
+def unhex(text: str) -> bytes:
+    return bytes.fromhex(text.removeprefix("0x"))
+
+
+def plain_hash(tag: str, data: bytes) -> bytes:
+    """A tagged hash, written out."""
+    return sha256(b"layerlab/v1/" + tag.encode() + b"\x00" + data).digest()
+
+
+@pytest.mark.parametrize("vector", VECTORS["tagged_hash"])
+def test_tagged_hash(vector: dict[str, str]) -> None:
+    assert tagged_hash(vector["tag"], unhex(vector["data"])).hex() == vector["hash"]
+    assert plain_hash(vector["tag"], unhex(vector["data"])).hex() == vector["hash"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["dev_keys"])
+def test_development_keys(vector: dict[str, str]) -> None:
+    assert plain_hash("devnet-key", vector["name"].encode()).hex() == vector["seed"]
+    public = Ed25519PrivateKey.from_private_bytes(unhex(vector["seed"])).public_key()
+    assert public.public_bytes_raw().hex() == vector["address"] == dev_keypair(vector["name"]).address.hex()
+
+
+@pytest.mark.parametrize("vector", VECTORS["transactions"])
+def test_transactions(vector: dict[str, Any]) -> None:
+    tx = SignedTransaction.decode(unhex(vector["wire"]))
+    assert tx.to_json() == vector["json"]
+    assert SignedTransaction.from_json({k: v for k, v in vector["json"].items() if k != "hash"}) == tx
+    body = msgspec.msgpack.decode(unhex(vector["wire"]))[:7]
+    assert msgspec.msgpack.encode(body).hex() == vector["body"]
+    assert plain_hash("transaction", unhex(vector["body"])).hex() == vector["id"]
+    Ed25519PublicKey.from_public_bytes(body[1]).verify(unhex(vector["signature"]), unhex(vector["id"]))
+
+
+def test_header() -> None:
+    vector = VECTORS["header"]
+    header = from_json(Header, vector["json"])
+    assert encode(header).hex() == vector["bytes"]
+    assert plain_hash("header", unhex(vector["bytes"])).hex() == vector["hash"] == header.hash().hex()
+
+
+def test_votes_and_proposals_sign_slot_height_and_hash() -> None:
+    place = msgspec.msgpack.encode([900, 2, 1, unhex(VECTORS["header"]["hash"])])
+    for kind, record in (("vote", Vote), ("proposal", Proposal)):
+        vector = VECTORS[kind]
+        assert plain_hash(kind, place).hex() == vector["message"]
+        plain = msgspec.msgpack.decode(unhex(vector["bytes"]))
+        signer, signature = (plain[4], plain[5]) if kind == "vote" else (plain[0][0][5], plain[2])
+        Ed25519PublicKey.from_public_bytes(signer).verify(signature, unhex(vector["message"]))
+        assert encode(decode(record, unhex(vector["bytes"]))).hex() == vector["bytes"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["steps"])
+def test_steps(vector: dict[str, Any]) -> None:
+    step = decode_step(unhex(vector["bytes"]))
+    assert step == from_json(Step, vector["json"])  # type: ignore[arg-type]
+    assert plain_hash("step", unhex(vector["bytes"])).hex() == vector["hash"] == step_hash(step).hex()
+
+
+def test_batch() -> None:
+    vector = VECTORS["batch"]
+    data = unhex(vector["data"])
+    assert data[:1] == b"\x00"
+    assert zlib.decompress(data[1:]).hex() == vector["plain"]
+    (block,) = decode_batch(data)
+    assert block.inbox_count == 2
+    hashes = [unhex(step["hash"]) for step in VECTORS["steps"]]
+    assert steps_root(hashes).hex() == vector["steps_root"] == list_root(hashes).hex()
+    assert plain_hash("batch-data", data).hex() == vector["data_hash"]
+
+
+def test_sequencer_receipt() -> None:
+    vector = VECTORS["sequencer_receipt"]
+    receipt = decode(SequencerReceipt, unhex(vector["bytes"]))
+    assert receipt.valid()
+    place = msgspec.msgpack.encode([901, unhex(vector["tx_id"]), vector["height"], vector["position"]])
+    message = plain_hash("sequencer-receipt", place)
+    Ed25519PublicKey.from_public_bytes(receipt.sequencer).verify(receipt.signature, message)
+
+
+def test_state_keys() -> None:
+    keys = VECTORS["state_keys"]
+    alice = unhex(VECTORS["dev_keys"][0]["address"])
+    assert keys["account_alice"] == (b"a" + alice).hex()
+    assert keys["bridge_totals"] == (b"c\x06bridgetotals").hex()
+    assert keys["withdrawal_3"] == (b"c\x09messengerwithdrawal/" + (3).to_bytes(8, "big")).hex()
+    assert keys["block"] == b"sblock".hex()
+    assert keys["contract_address_bridge"] == plain_hash("contract", b"bridge").hex()
+    assert keys["account_value"] == "920506"
