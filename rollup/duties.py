@@ -9,9 +9,10 @@ import logging
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from bridge import abi
 from chainkit.codec import encode
-from chainkit.keys import dev_keypair
 from chainkit.transaction import Call
 from rollup import player
 from rollup.batch import BatchBlock, encode_batch
@@ -19,7 +20,7 @@ from rollup.block import L2Block
 from rollup.derived import DerivedBatch
 from rollup.faults import FaultError, frivolous_move, frivolous_root, make_lie, should_challenge_frivolously
 from rollup.local import inbox_count
-from rollup.node import Lie, RollupNode
+from rollup.node import THIEF, Lie, LieRecord, RollupNode, make_trace
 from rollup.player import Move
 from rollup.stf import Transact
 from rollup.trace import Trace
@@ -28,8 +29,6 @@ log = logging.getLogger("layerlab.rollup")
 
 MAX_BATCH_RAW_BYTES = 220 * 1024
 """Before compression, so that the data surely fits in one L1 transaction."""
-THIEF = dev_keypair("mallory").address
-"""Who gets what a lie takes."""
 SUBMIT_GAS = 3_000_000
 SUBMIT_GAS_PER_BYTE = 40
 SUBMIT_GAS_PER_STEP = 400
@@ -143,13 +142,16 @@ def _new_lie(node: RollupNode, blocks: list[L2Block]) -> Lie | None:
     start = before[0].tree if before else node.local.base.tree
     steps = [step for block in blocks for step in block.all_steps]
     try:
-        index, change = make_lie(fault, node.derivation.rules, steps, start, THIEF)
+        index, _ = make_lie(fault, node.derivation.rules, steps, start, THIEF)
     except FaultError as error:
         node.faults.clear(fault.name)
         log.warning("the fault %s cannot be played: %s", fault.name, error)
         return None
-    trace = Trace(node.derivation.rules, start, steps, change)
-    lie = Lie(first, blocks[-1].header.height, trace.root(len(steps)), index, trace)
+    fault = msgspec.structs.replace(fault, at_step=index)
+    record = LieRecord(first, blocks[-1].header.height, bytes(32), fault)
+    trace = make_trace(node.derivation.rules, record, steps, start).trace
+    record = msgspec.structs.replace(record, root=trace.root(len(steps)))
+    lie = Lie(record, trace)
     node.falsify(lie)
     node.switch.lie_told(fault.name, step=index, steps=len(steps), first_block=first)
     return lie

@@ -5,19 +5,22 @@ time and L1 blocks come in as arguments. Must not know how calls reach L1.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from chainkit.block import Certificate
 from chainkit.chain import ExecutedBlock
-from chainkit.codec import Bytes32, to_json
+from chainkit.codec import U53, Bytes32, CodecError, Record, decode, encode, to_json
 from chainkit.events import EventLog
-from chainkit.execution import InvalidTransaction, environment
-from chainkit.keys import KeyPair
+from chainkit.execution import InvalidTransaction, Rules, environment
+from chainkit.keys import KeyPair, dev_keypair
 from chainkit.mempool import Mempool
+from chainkit.merkle import Tree
 from chainkit.replica import Replica
 from chainkit.state import Account, State
 from chainkit.store import Store
+from chainkit.transaction import SignedTransaction
 from rollup.block import BlockBuilder, L2Block
 from rollup.derivation import Derivation
 from rollup.derived import (
@@ -33,8 +36,9 @@ from rollup.derived import (
     SettingsChanged,
 )
 from rollup.fault_switch import FaultSwitch
-from rollup.faults import FaultSet
+from rollup.faults import Fault, FaultSet, make_lie
 from rollup.local import LocalChain
+from rollup.stf import Step
 from rollup.trace import Trace
 
 log = logging.getLogger("layerlab.rollup")
@@ -45,17 +49,36 @@ MAX_BLOCK_TRANSACTIONS_BYTES = 160 * 1024
 """A block must fit in one batch, and a batch in one L1 transaction."""
 MAX_BLOCK_MESSAGES = 256
 MEMPOOL_PER_SENDER = 256
+MAX_POOL_BYTES = 64 * 1024 * 1024
+LIES_KEY, POOL_KEY = "lies", "pool"
+THIEF = dev_keypair("mallory").address
+"""Who gets what a lie takes."""
+
+
+class LieRecord(Record, frozen=True):
+    """What a restart needs to keep up a lie: the blocks that the falsified batch spans, and how it was made."""
+
+    first_block: U53
+    last_block: U53
+    root: Bytes32
+    fault: Fault
 
 
 @dataclass
 class Lie:
-    """A batch that this sequencer falsified at step ``index``; ``root`` is its false root at the end."""
+    """A batch that this sequencer falsified; ``trace`` plays the lie again and again the same way."""
 
-    first_block: int
-    last_block: int
-    root: Bytes32
-    index: int
+    record: LieRecord
     trace: Trace
+
+    @property
+    def root(self) -> Bytes32:
+        """The false root at the batch's end."""
+        return self.record.root
+
+    @property
+    def last_block(self) -> int:
+        return self.record.last_block
 
 
 @dataclass
@@ -93,6 +116,8 @@ class RollupNode:
         self.local.open(final.end, final.record.inbox_to)
         for batch in self._pending_line():
             self.local.adopt(batch.l2_blocks, batch.record.inbox_to)
+        self._restore_lies()
+        self._restore_pool()
 
     def _pending_line(self) -> list[DerivedBatch]:
         """The true batches after the final one, in order."""
@@ -107,6 +132,31 @@ class RollupNode:
     def l1_height(self) -> int:
         """Height of the last final L1 block that this node has taken in."""
         return self.replica.tip.header.height
+
+    # --- what survives a restart besides blocks ---
+
+    def _restore_lies(self) -> None:
+        """Keep up lies that are on L1: a liar that forgets what it said would lose by that alone."""
+        for record in decode(list[LieRecord], self.store.get_meta(LIES_KEY) or b"\x90"):
+            batch = self.derivation.head_batch
+            while batch.record.state_root != record.root and batch.index != self.derivation.finalized:
+                batch = self.derivation.batches[batch.record.parent]
+            if batch.flagged and batch.record.state_root == record.root:
+                self.falsify(make_trace(self.derivation.rules, record, batch.steps, batch.start.tree))
+
+    def _save_lies(self) -> None:
+        self.store.set_meta(LIES_KEY, encode([lie.record for lie in self.lies.values()]))
+
+    def save_pool(self) -> None:
+        """Put the mempool on disk (before a clean end)."""
+        self.store.set_meta(POOL_KEY, encode([tx.wire for tx in self.mempool]))
+
+    def _restore_pool(self) -> None:
+        for wire in decode(list[bytes], self.store.get_meta(POOL_KEY) or b"\x90", limit=MAX_POOL_BYTES):
+            try:
+                self.mempool.add(SignedTransaction.decode(wire), self.account)
+            except (CodecError, InvalidTransaction) as refusal:
+                log.info("a waiting transaction is gone: %s", refusal)
 
     # --- L1 ---
 
@@ -145,6 +195,7 @@ class RollupNode:
         above = [blocks[height] for height in sorted(blocks) if height > safe.end.header.height]
         self.local.rewind(safe.end, safe.record.inbox_to, "a batch was reverted on L1")
         self.lies = {first: lie for first, lie in self.lies.items() if first <= safe.end.header.height}
+        self._save_lies()
         if self.role == "sequencer":
             self.local.replay(above)
 
@@ -230,8 +281,15 @@ class RollupNode:
         with self.store.transaction():
             self.local.falsify(lie.last_block, lie.trace.tree(len(lie.trace.steps)))
             self.local.replay(later)
-        self.lies[lie.first_block] = lie
+            self.lies[lie.record.first_block] = lie
+            self._save_lies()
         log.warning("DISHONEST ON PURPOSE: the state after L2 block %d is a lie", lie.last_block)
+
+
+def make_trace(rules: Rules, record: LieRecord, steps: Sequence[Step], start: Tree) -> Lie:
+    """The lie that a record tells of; its fault names the step, so that it is the same each time."""
+    _, change = make_lie(record.fault, rules, steps, start, THIEF)
+    return Lie(record, Trace(rules, start, steps, change))
 
 
 def _event_data(event: DerivationEvent) -> tuple[str, dict[str, object]]:

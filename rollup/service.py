@@ -128,6 +128,7 @@ class RollupService:
         await self.outbox.close()
         for client in self._clients:
             await client.aclose()
+        self.node.save_pool()
         self.node.store.close()
         self.node.replica.store.close()
 
