@@ -188,7 +188,8 @@ class BridgeState:
         """Where a withdrawal stands in the line of batches: where it succeeded, if it did anywhere."""
         standing = [found for found in entry.inclusions if self.stands(found.batch)]
         good = [found for found in standing if found.index is not None]
-        return (good or standing or [None])[-1]
+        found = good or standing
+        return found[-1] if found else None
 
     def line(self, batch: int) -> Iterator[int]:
         """The indices of a batch and of all that it stands on, last first; genesis included."""
@@ -326,9 +327,7 @@ class BridgeState:
 
     def _on_batch(self, batch: DerivedBatch) -> list[Note]:
         record = batch.record
-        self.books[batch.index] = advance_books(
-            self.books[record.parent], batch.start.tree, batch.l2_blocks
-        )
+        self.books[batch.index] = advance_books(self.books[record.parent], batch.start.tree, batch.l2_blocks)
         derived = {
             "batch": batch.index,
             "first_block": record.first_block,
@@ -370,9 +369,7 @@ class BridgeState:
             entry = self._withdrawal(tx.id, ordinal, made.sender, made.recipient, made.amount)
             entry.inclusions.append(Inclusion(batch, height, made.index))
             self.withdrawal_by_index[made.index] = entry
-            notes.append(
-                Note("WithdrawalInitiated", {**to_json(made), "batch": batch}, MESSENGER, tx.id)
-            )
+            notes.append(Note("WithdrawalInitiated", {**to_json(made), "batch": batch}, MESSENGER, tx.id))
         asked = withdraw_request(tx)
         if not receipt.success and asked is not None:
             entry = self._withdrawal(tx.id, 0, tx.body.sender, asked.recipient, tx.value)

@@ -7,13 +7,12 @@ Amounts in gwei; ``blocks_left`` counts L1 blocks from the last final one; ``sec
 that all have a block, so it is the least time.
 """
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from bridge import abi
 from bridge.dispute import clock_left, cut_points, segments
 from bridge.follow import BridgeState, Inclusion, OnL1, Paid, Queued, Taken, WithdrawalEntry
-from chainkit.codec import Address, Bytes32, to_json
+from chainkit.codec import Address, to_json
 from chainkit.genesis import Genesis
 from chainkit.state import State, account_key
 from chainkit.transaction import SignedTransaction
@@ -93,8 +92,6 @@ def bridge_json(state: BridgeState) -> Json:
     """Settings, books, both ends of the line of batches, and the invariant."""
     totals, settings, genesis = state.totals, state.settings, state.l1.genesis
     upgrade = state.load(abi.UPGRADE_KEY, abi.ScheduledUpgrade)
-    freeze_at = totals.last_batch_height + settings.escape_timeout + 1
-    left = max(0, freeze_at - state.height - 1)
     return {
         "contract": "bridge",
         "l1_height": state.height,
@@ -108,13 +105,25 @@ def bridge_json(state: BridgeState) -> Json:
         "open_disputes": [dispute.index for dispute in state.derivation.open_disputes()],
         "frozen": totals.frozen_height > 0,
         "diverged": state.derivation.diverged,
-        "escape": {
-            "frozen_at": totals.frozen_height or None,
-            "freeze_possible_at": freeze_at,
-            "blocks_left": 0 if totals.frozen_height else left,
-            "seconds_left": 0 if totals.frozen_height else seconds(genesis, left),
-        },
+        "escape": escape_json(state),
         "invariant": invariant_json(state),
+    }
+
+
+def escape_json(state: BridgeState) -> Json:
+    """Whether the bridge is frozen, and if not, when it may be."""
+    totals = state.totals
+    possible_at = totals.last_batch_height + state.settings.escape_timeout + 1
+    frozen = totals.frozen_height > 0
+    left = 0 if frozen else max(0, possible_at - state.height - 1)
+    words = f"a freeze (POST /freeze), possible in L1 block {possible_at} if no batch comes before"
+    return {
+        "frozen": frozen,
+        "frozen_at": totals.frozen_height or None,
+        "freeze_possible_at": possible_at,
+        "waits_for": "" if frozen else words,
+        "blocks_left": left,
+        "seconds_left": seconds(state.l1.genesis, left),
     }
 
 
@@ -444,7 +453,6 @@ def exit_json(state: BridgeState, address: Address) -> Json:
     provable = final.index == totals.final_batch
     exited = state.exits.get(address)
     reserved = address in state.derivation.rules.reserved
-    shown = bridge_json_escape(state)
     proof = None
     if provable and balance:
         proof = {
@@ -462,7 +470,7 @@ def exit_json(state: BridgeState, address: Address) -> Json:
         "exited": paid_json(exited),
         "under_batch": final.index,
         "proof": proof,
-        **shown,
+        **escape_json(state),
     }
 
 
@@ -470,8 +478,7 @@ def bridge_json_escape(state: BridgeState) -> Json:
     """Whether the bridge is frozen, and if not, when it may be."""
     escape: Json = bridge_json(state)["escape"]
     frozen = escape["frozen_at"] is not None
-    words = "" if frozen else f"a freeze, possible from L1 block {escape['freeze_possible_at']} if no batch comes"
+    words = (
+        "" if frozen else f"a freeze, possible from L1 block {escape['freeze_possible_at']} if no batch comes"
+    )
     return {"frozen": frozen, "waits_for": words, **escape}
-
-
-Resolve = Callable[[Bytes32], Json]

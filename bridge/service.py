@@ -1,0 +1,156 @@
+"""The bridge service as a process: options in, a running service out.
+
+Responsible for putting the parts together and for refusing with one line what cannot work. Must not know what
+any part decides.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from bridge.abi import BridgeParams
+from bridge.backend import BridgeBackend
+from bridge.follow import BRIDGE, BridgeState
+from bridge.gateway import Gateway
+from bridge.routes import bridge_router
+from chainkit.block import Certificate
+from chainkit.chain import Chain, ExecutedBlock
+from chainkit.client import ChainClient
+from chainkit.events import EventLog
+from chainkit.follower import Follower, FollowerCore
+from chainkit.options import (
+    data_directory,
+    make_clock,
+    read_genesis_file,
+    run_options,
+    service_parser,
+)
+from chainkit.replica import Replica
+from chainkit.service import Service, StartupError, make_app, run
+from chainkit.store import Store
+from rollup.derivation import Derivation
+
+NAME: Final = "bridge"
+PORT: Final = 10545
+ROLE: Final = "bridge"
+SIGNATURE_THREADS: Final = 2
+SUBMIT_SECONDS: Final = 10.0
+MAX_NODES: Final = 64
+
+
+def bridge_params(l1: Chain) -> BridgeParams:
+    """The bridge's parameters in L1's genesis. Raises `StartupError` if there is no bridge."""
+    contract = l1.rules.contracts.get(BRIDGE)
+    if contract is None or not isinstance(contract.params, BridgeParams):
+        raise StartupError("the L1 genesis has no bridge contract; give the genesis of an L1 that has one")
+    return contract.params
+
+
+async def create(
+    l1: Chain,
+    l1_urls: Sequence[str],
+    l2_url: str | None,
+    data: Path,
+    *,
+    client: type[ChainClient] = ChainClient,
+    **client_options: Any,
+) -> tuple[Service, BridgeBackend]:
+    """The service and what is behind it. Raises what cannot start."""
+    params = bridge_params(l1)
+    executor = ThreadPoolExecutor(SIGNATURE_THREADS, thread_name_prefix="verify")
+    store = Store(data / "l1", genesis_hash=l1.genesis_hash, role=ROLE)
+    try:
+        state = BridgeState(l1, Derivation(params.l2_genesis, BRIDGE, executor))
+        events = EventLog(store)
+        # Gateways try each node once and go on to the next; the follower is as patient as it likes.
+        options = {"timeout": SUBMIT_SECONDS, "retries": 0, **client_options}
+        l1_gateway = Gateway("L1", [client(url, **options) for url in l1_urls])
+        l2_gateway = Gateway("L2", [client(l2_url, **options)] if l2_url else [])
+        backend = BridgeBackend(state, Replica(store, l1), events, l1_gateway, l2_gateway)
+        backend.start()
+    except BaseException:
+        store.close()
+        raise
+
+    async def on_final(block: ExecutedBlock, certificate: Certificate) -> None:
+        backend.on_l1_final(block, certificate)
+
+    clients = [client(url, **client_options) for url in l1_urls]
+    follower = Follower(clients, FollowerCore(l1, backend.replica.tip), on_final)
+    backend.heard_final = lambda: follower.heard_final
+
+    async def close() -> None:
+        for each in clients:
+            await each.aclose()
+        await l1_gateway.aclose()
+        await l2_gateway.aclose()
+        executor.shutdown(wait=False)
+        store.close()
+
+    app = make_app(
+        "layerlab bridge",
+        description="The public face of the bridge contract: it follows L1, executes every block again, "
+        "derives L2 from L1 alone, and shows what follows. It holds no key and no money.",
+    )
+    app.include_router(bridge_router(backend))
+    return Service(app, [("follow-l1", follower.run)], [events.close], close), backend
+
+
+def parser(environ: Mapping[str, str] = os.environ) -> argparse.ArgumentParser:
+    """The command line of ``python -m bridge``."""
+    what = "Follows L1, verifies the bridge contract, and serves deposits, withdrawals, batches and disputes."
+    options = service_parser(NAME, what, port=PORT, environ=environ, key=False)
+
+    def add(name: str, help_: str, default: str, metavar: str) -> None:
+        variable = "LAYERLAB_" + name.lstrip("-").upper().replace("-", "_")
+        value = environ.get(variable, default)
+        options.add_argument(name, default=value, help=f"{help_} [{variable}]", metavar=metavar)
+
+    add("--l1-genesis", "genesis file of L1 (--genesis is the same)", "", "FILE")
+    add("--l1", "addresses of L1 nodes, with commas between them", "http://127.0.0.1:8545", "URLS")
+    add("--l2", "address of the sequencer; empty: none, L1 alone", "http://127.0.0.1:9545", "URL")
+    return options
+
+
+def parse_urls(option: str, text: str) -> list[str]:
+    """Addresses with commas between them. Raises `StartupError`."""
+    urls = [part.strip().rstrip("/") for part in text.split(",") if part.strip()]
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or parts.query or parts.fragment:
+            raise StartupError(f"{option}: {url!r} is no address like http://127.0.0.1:8545")
+    if len(urls) > MAX_NODES:
+        raise StartupError(f"{option}: {len(urls)} addresses, {MAX_NODES} at most")
+    return list(dict.fromkeys(urls))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the service; returns the exit code (see `chainkit.service`)."""
+    args = parser().parse_args(arguments)
+
+    async def start() -> Service:
+        named = args.l1_genesis or args.genesis
+        if not named:
+            raise StartupError("no L1 genesis; give the file with --l1-genesis")
+        genesis = read_genesis_file(Path(named))
+        l1_urls = parse_urls("--l1", args.l1)
+        if not l1_urls:
+            raise StartupError("no L1 node; give addresses with --l1")
+        l2_urls = parse_urls("--l2", args.l2)
+        if len(l2_urls) > 1:
+            raise StartupError("--l2: give one address, the sequencer's")
+        make_clock(args)  # a wrong clock file is refused here as everywhere, though nothing here tells time
+        service, _ = await create(
+            Chain(genesis), l1_urls, l2_urls[0] if l2_urls else None, data_directory(args)
+        )
+        return service
+
+    return run(start, run_options(NAME, args))
