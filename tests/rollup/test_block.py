@@ -143,3 +143,11 @@ def test_a_falsified_block_states_the_lie():
 
 def test_inbox_messages_come_before_transactions():
     assert block_steps([DEPOSIT], [b"x"]) == [DEPOSIT, Transact(b"x")]
+
+
+def test_a_sequencer_that_lets_a_value_come_and_go_gets_the_derived_block():
+    builder = BlockBuilder(CHAIN.rules, GENESIS, TIME)
+    for nonce, name in enumerate(("put", "delete")):
+        builder.add_transaction(scratch(ALICE, nonce, name, 1))
+    built = builder.seal()
+    assert execute_block(CHAIN.rules, GENESIS, TIME, built.steps).hash == built.hash

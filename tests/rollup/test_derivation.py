@@ -406,3 +406,15 @@ def test_a_batch_is_a_value():
     assert derived.status == "pending"
     assert derived.l2_blocks
     assert copy_with(derived, status="finalized").status == world.derived(1).status
+
+
+def test_a_true_batch_that_its_proposer_did_not_defend_is_no_longer_safe():
+    """A verdict by the clock voids what is true; the derivation follows L1 all the same."""
+    world = busy(Followed())
+    index = world.challenge_with(2, b"\x03" * 32, "mallory")
+    world.wait_until(world.dispute(index).last_move + SETTINGS.dispute_clock + 1)
+    assert world.derivation.safe_batch.index == 2
+    world.ok("mallory", "timeout", abi.DisputeArgs(index))
+    assert [(e.batch, e.reason) for e in world.events(BatchReverted)] == [(2, "timeout")]
+    assert world.derivation.safe_batch.index == world.derivation.head == 1
+    assert summary(replay(world)) == summary(world.derivation)
