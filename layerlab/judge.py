@@ -120,7 +120,10 @@ def state_root(state: Mapping[bytes, bytes]) -> bytes:
 
 
 def _check_blocks(exhibit: Exhibit) -> list[tuple[str, list[Plain], Plain]]:
-    """Check links, receipts and quorums; returns (name, fields, action) of every bridge event, in order."""
+    """Check links, receipts and quorums; returns (name, fields, action) of every bridge event, in order.
+
+    The quorum is counted in the stake of genesis as staked, unstaked and slashed since, block by block.
+    """
     genesis = _plain(exhibit.genesis)
     stakes = dict(genesis[8])
     parent, events = _tagged("genesis", exhibit.genesis), []
@@ -135,11 +138,20 @@ def _check_blocks(exhibit: Exhibit) -> list[tuple[str, list[Plain], Plain]]:
         for wire, receipt in zip(transactions, map(_plain, receipts), strict=True):
             action = _plain(wire)[6]
             events += [(n, _plain(d), action) for contract, n, d in receipt[6] if contract == "bridge"]
+            _move_stakes(stakes, [(n, _plain(d)) for contract, n, d in receipt[6] if contract == "staking"])
     return events
 
 
+def _move_stakes(stakes: dict[bytes, int], events: Sequence[tuple[str, list[Plain]]]) -> None:
+    for name, fields in events:
+        if name in ("ValidatorStaked", "ValidatorUnstaked"):
+            stakes[fields[0]] = fields[2]
+        elif name == "ValidatorJailed":
+            stakes[fields[0]] = 0
+
+
 def _check_quorum(header: Plain, block_hash: bytes, certificate: Plain, stakes: Mapping[bytes, int]) -> None:
-    """Two thirds of the stake of genesis (who was slashed since does not count) signed this block."""
+    """Two thirds of the stake (who was slashed or jailed does not count) signed this block."""
     message = _tagged("vote", _encode([header[0], header[2], header[1], block_hash]))
     voters = dict(certificate[3])
     signed = 0

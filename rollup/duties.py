@@ -56,12 +56,12 @@ def duties(node: RollupNode, batch_before_ms: int, under_way: Container[Key] = (
     """
     if node.derivation.settings is None:
         return
-    if node.role == "sequencer" and ("batch", node.derivation.head) not in under_way:
+    if node.role == "verifier":
+        yield from challenge_duties(node)
+    elif ("batch", node.derivation.head) not in under_way:
         duty = batch_duty(node, batch_before_ms)
         if duty is not None:
             yield duty
-    else:
-        yield from challenge_duties(node)
     yield from dispute_duties(node)
     yield from finalize_duties(node)
 
