@@ -201,6 +201,9 @@ def dispute_duties(node: RollupNode) -> Iterator[Duty]:
     for dispute in derivation.open_disputes():
         batch = derivation.batches[dispute.batch]
         if batch.status != abi.PENDING:
+            settle = player.settle_move(dispute, batch, me, derivation.bridge)
+            if settle is not None:
+                yield Duty(("settle", dispute.index), settle)
             continue
         key = ("move", dispute.index, dispute.moves)
         trace = _trace(node, batch)

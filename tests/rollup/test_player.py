@@ -118,6 +118,8 @@ def test_a_challenger_that_goes_silent_at_the_end_is_answered_with_the_proof_its
     verdict = world.dispute(dispute)
     assert (verdict.winner, verdict.reason) == ("defender", "step-proved")
     assert verdict.last_move - verdict.opened < SETTINGS.dispute_clock
+    # The challenger had the time to make its move first.
+    assert verdict.last_move - verdict.opened > 2 * ceil_log(17, 4) + SETTINGS.max_move_delay
 
 
 @pytest.mark.parametrize("silent_side", ["sequencer", "verifier"])
