@@ -53,7 +53,7 @@ def judge(exhibit: Exhibit) -> Verdict:
     """Check the exhibit and the promises P1 to P4. Raises `JudgeError` if the exhibit is not L1's."""
     events = _check_blocks(exhibit)
     last_header = _plain(exhibit.blocks[-1][0])[0]
-    if state_root(exhibit.l1_state) != last_header[5]:
+    if state_root(exhibit.l1_state) != last_header[6]:
         raise JudgeError("the L1 state shown is not the one that the last block states")
     bridge = _bridge(exhibit)
     if state_root(exhibit.l2_state) != bridge["final_batch"][10]:
@@ -211,7 +211,7 @@ def _check_escrow(exhibit: Exhibit, bridge: dict[str, Any]) -> dict[str, Any]:
     balances = _balances(exhibit.l2_state)
     held = sum(balance for address, balance in balances.items() if address not in bridge["exited"])
     unclaimed = sum(w[3] for i, w in _withdrawals(exhibit).items() if i not in bridge["claimed"])
-    waiting = sum(entry[3] for entry in bridge["inbox"][bridge["final_batch"][7] :] if not entry[4])
+    waiting = sum(entry[3] for entry in bridge["inbox"][bridge["final_batch"][6] :] if not entry[4])
     owed = held + unclaimed + waiting
     return {
         "says": "escrow = L2 balances + withdrawals not claimed + deposits not taken in",
@@ -252,7 +252,7 @@ def _check_payouts(
     honest_exits = all(balances.get(e[0]) == e[1] for e in exits)
     inbox = bridge["inbox"]
     honest_refunds = all(
-        r[0] >= bridge["final_batch"][7] and inbox[r[0]][2:4] == [r[1], r[2]] for r in refunds
+        r[0] >= bridge["final_batch"][6] and inbox[r[0]][2:4] == [r[1], r[2]] for r in refunds
     )
     once = all(len({item[0] for item in paid}) == len(paid) for paid in (claims, exits, refunds))
     return {
@@ -277,9 +277,9 @@ def _check_credits(
         record, action = submitted[index]
         parent, inbox_to, data, _ = _plain(action[3])
         blocks = _plain(zlib.decompress(data[1:]))
-        in_line = in_line and record[6] == cursor and parent == record[1]
+        in_line = in_line and record[5] == cursor and parent == record[1]
         cursor += sum(block[1] for block in blocks)
-        in_line = in_line and inbox_to == record[7] == cursor
+        in_line = in_line and inbox_to == record[6] == cursor
     credited = sum(deposits[i][3] for i in range(cursor) if i in deposits)
     minted = _plain(exhibit.l2_state[b"ssupply"])[1]
     return {
@@ -288,5 +288,5 @@ def _check_credits(
         "taken_in": sum(1 for i in range(cursor) if i in deposits),
         "credited": credited,
         "minted_on_l2": minted,
-        "holds": in_line and cursor == bridge["final_batch"][7] and credited == minted,
+        "holds": in_line and cursor == bridge["final_batch"][6] and credited == minted,
     }
