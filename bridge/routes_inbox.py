@@ -27,6 +27,16 @@ from rollup.stf import Deposit, Forced
 
 _SIGNED: Final = {"chain_id": 900, "sender": "0x" + "11" * 32, "nonce": 0, "...": "...", "signature": "0x..."}
 
+_NOT_FINAL: Final[Json] = {
+    "index": None,
+    "l2": None,
+    "l2_step": None,
+    "deadline": None,
+    "blocks_left": 0,
+    "seconds_left": 0,
+}
+"""What is not known of a message before its L1 block is final."""
+
 
 def body_doc(**examples: Any) -> dict[str, Any]:
     """OpenAPI for a JSON body: these devnet examples, and a signed transaction."""
@@ -123,7 +133,7 @@ def _message(backend: BridgeBackend, index: int, what: str, kind: type[Deposit] 
 
 async def _early_deposit(backend: BridgeBackend, tx_id: Bytes32) -> Json:
     """A deposit that is in no final block here: failed, on L1, or only pending."""
-    base: Json = {"id": to_json(tx_id), "index": None, "credited_by": None, "l2": None, "refund": None}
+    base: Json = {**_NOT_FINAL, "id": to_json(tx_id), "credited_by": None, "refund": None}
     final = _failed_on_l1(backend, tx_id, "deposit")
     if final is not None:
         tx, failure = final
@@ -245,7 +255,7 @@ def _forced(backend: BridgeBackend) -> APIRouter:
 
 
 async def _early_forced(backend: BridgeBackend, tx_id: Bytes32) -> Json:
-    base: Json = {"id": to_json(tx_id), "index": None, "executed": False, "executed_by": None}
+    base: Json = {**_NOT_FINAL, "id": to_json(tx_id), "executed": False, "executed_by": None}
     final = _failed_on_l1(backend, tx_id, "force")
     if final is not None:
         return {**base, **final[1]}

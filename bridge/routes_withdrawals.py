@@ -61,7 +61,9 @@ def _withdrawals(backend: BridgeBackend) -> APIRouter:
             found, early = state.withdrawals_by_address.get(who, []), backend.tracked_withdrawals(who)
         shown = [views.withdrawal_json(state, found[i], full=False) for i in page(len(found), from_, limit)]
         known = {entry.tx_id for entry in found}
-        waiting = [_early_json(tx_id, tracked, None) for tx_id, tracked in early if tx_id not in known]
+        waiting = [
+            _early_json(backend, tx_id, tracked, None) for tx_id, tracked in early if tx_id not in known
+        ]
         return JsonResponse({"withdrawals": [*shown, *waiting[:limit]], "total": len(found) + len(waiting)})
 
     @router.get(
@@ -109,8 +111,7 @@ def _require_ready(shown: Json) -> None:
         raise Problem(409, "waiting_for_batch", NOT_NOW, f"it waits for {detail}")
     if status == views.IN_WINDOW:
         code = "challenge_window_open" if shown["blocks_left"] else "not_final"
-        more = f" ({shown['blocks_left']} L1 blocks left)" if shown["blocks_left"] else ""
-        raise Problem(409, code, NOT_NOW, f"it waits for {detail}{more}", **left)
+        raise Problem(409, code, NOT_NOW, f"it waits for {detail}", **left)
 
 
 async def _find(backend: BridgeBackend, text: str) -> tuple[WithdrawalEntry | None, Json]:
@@ -146,10 +147,12 @@ async def _early(backend: BridgeBackend, tx_id: Bytes32) -> Json:
     if info is None and tracked is None:
         count = max(backend.state.withdrawal_by_index, default=-1) + 1
         raise unknown("withdrawal", to_json(tx_id), "withdrawals", count)
-    return _early_json(tx_id, tracked, info)
+    return _early_json(backend, tx_id, tracked, info)
 
 
-def _early_json(tx_id: Bytes32, tracked: Tracked | None, info: ReceiptInfo | None) -> Json:
+def _early_json(
+    backend: BridgeBackend, tx_id: Bytes32, tracked: Tracked | None, info: ReceiptInfo | None
+) -> Json:
     transaction: Any = {} if info is None else info.answer["transaction"]
     action = transaction.get("action", {})
     args = action.get("args")
@@ -162,6 +165,8 @@ def _early_json(tx_id: Bytes32, tracked: Tracked | None, info: ReceiptInfo | Non
     if failed and info is not None:
         reason = f"it failed on L2: {info.message or info.code} ({info.code})"
         progress = views.progress_json(views.REVERTED, reason=reason)
+    elif backend.state.totals.frozen_height:
+        progress = views.never_json()
     elif info is not None and info.success:
         progress = views.waiting_json()
     else:

@@ -34,6 +34,11 @@ def seconds(genesis: Genesis, blocks: int) -> int:
     return -(-blocks * genesis.slot_ms // 1000)
 
 
+def blocks(count: int) -> str:
+    """``1 more L1 block``, ``2 more L1 blocks``."""
+    return f"{count} more L1 block{'' if count == 1 else 's'}"
+
+
 def on_l1(at: OnL1) -> Json:
     return {"tx": to_json(at.tx_id), "height": at.height}
 
@@ -289,7 +294,7 @@ def claim_arguments(state: BridgeState, entry: WithdrawalEntry) -> abi.ClaimArgs
 
 
 def progress_json(
-    status: str, waits_for: str = "", act: str = "", blocks: int = 0, wait: int = 0, reason: str = ""
+    status: str, waits_for: str = "", act: str = "", left: int = 0, wait: int = 0, reason: str = ""
 ) -> Json:
     """Where a withdrawal stands, what it waits for and who may act next."""
     return {
@@ -297,9 +302,17 @@ def progress_json(
         "reason": reason,
         "waits_for": waits_for,
         "may_act": act,
-        "blocks_left": blocks,
+        "blocks_left": left,
         "seconds_left": wait,
     }
+
+
+def never_json() -> Json:
+    """A withdrawal that no batch held when the bridge froze."""
+    return progress_json(
+        REVERTED,
+        reason="the bridge is frozen and no final batch holds it; the balance is at /exits/{address}",
+    )
 
 
 def waiting_json(waits_for: str = "", reason: str = "") -> Json:
@@ -329,13 +342,15 @@ def withdrawal_progress(state: BridgeState, found: Inclusion | None) -> Json:
     if not batch.matches:
         return _on_false_batch(state, batch)
     wait = finality_wait(state, batch.index)
-    blocks = wait["blocks_left"]
-    return progress_json(IN_WINDOW, wait["waits_for"], wait["may_act"], blocks, wait["seconds_left"])
+    left = wait["blocks_left"]
+    return progress_json(IN_WINDOW, wait["waits_for"], wait["may_act"], left, wait["seconds_left"])
 
 
 def _on_false_batch(state: BridgeState, batch: DerivedBatch) -> Json:
     wait = finality_wait(state, batch.index)
     words = f"batch {batch.index} to be reverted: it claims, or stands on, a false state root"
+    if wait["blocks_left"]:
+        words += f" ({blocks(wait['blocks_left'])} in its challenge window)"
     return progress_json(
         IN_WINDOW,
         words,
@@ -351,7 +366,7 @@ def finality_wait(state: BridgeState, index: int) -> Json:
     record = state.batch_record(index)
     assert record is not None
     left = max(0, record.challenge_until - state.height)
-    words, act = f"the challenge window of batch {index}: {left} more L1 blocks", "anyone may challenge it"
+    words, act = f"the challenge window of batch {index}: {blocks(left)}", "anyone may challenge it"
     if left == 0:
         parent = state.derivation.batches[record.parent]
         if record.open_disputes:
