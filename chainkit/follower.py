@@ -29,6 +29,9 @@ MAX_UNFINAL = 4096
 PAGE = 64
 WAIT_SECONDS = 5
 BACKOFF_SECONDS = 0.2
+MAX_BACKOFF_SECONDS = 1.0
+TURN_AFTER = 16
+"""Good answers from one node after which the next one is asked."""
 
 Pair = tuple[ExecutedBlock, Certificate]
 
@@ -54,7 +57,9 @@ class FollowerCore:
     def add(self, blocks: Sequence[CertifiedBlock]) -> list[Pair]:
         """Take in certified blocks, parents first; returns those that became final, in order.
 
-        Raises `FollowError` at the first block that is not of this chain; what came before it counts.
+        Raises `FollowError` at the first block that is not of this chain; what came before it counts. If some
+        of that became final it is returned instead, so that a bad block can hide no good one; the bad one and
+        what follows it is left out, and refused when it comes again.
         """
         final: list[Pair] = []
         for certified in blocks:
@@ -62,7 +67,13 @@ class FollowerCore:
             block_hash = header.hash()
             if header.height <= self.tip.header.height or block_hash in self._known:
                 continue
-            self._known[block_hash] = (self._execute(certified), certified.certificate)
+            try:
+                executed = self._execute(certified)
+            except FollowError:
+                if final:
+                    break
+                raise
+            self._known[block_hash] = (executed, certified.certificate)
             self.head_height = max(self.head_height, header.height)
             final += self._finalize(block_hash)
         return final
@@ -123,15 +134,17 @@ OnFinal = Callable[[ExecutedBlock, Certificate], Awaitable[None]]
 
 
 class Follower:
-    """Asks one of ``clients`` for blocks, and the next one when it fails or lies; never stops by itself."""
+    """Asks one of ``clients`` for blocks, and the next one when it fails, lies or has nothing; never stops."""
 
     def __init__(self, clients: Sequence[ChainClient], core: FollowerCore, on_final: OnFinal) -> None:
         self._clients = list(clients)
         self._core = core
         self._on_final = on_final
         self._turn = 0
+        self._idle = 0
+        self._answers = 0
         self.heard_final: int | None = None
-        """The final height that some node told last (a hint, not a fact)."""
+        """How far final blocks reach by the last blocks that were checked: a hint, but no liar can raise it."""
 
     @property
     def client(self) -> ChainClient:
@@ -140,34 +153,37 @@ class Follower:
 
     async def run(self) -> None:
         """Follow until cancelled. What ``on_final`` raises ends it."""
-        failures = 0
         start = self._core.tip.header.height + 1
         while True:
             try:
                 blocks = await self._fetch(start)
+                after = await self._take(start, blocks)
             except (ApiError, CodecError, OSError) as error:
-                blocks, failures = None, failures + 1
                 log.info("no blocks from %s: %s", self.client.url, error)
-            if blocks is None:
-                start = await self._next_node(failures)
-                continue
-            try:
-                final = self._core.add(blocks)
-                failures = 0
+                after = start
             except FollowError as error:
-                # A fork above the final block looks like a lie at first: ask again from the final block.
-                if start > self._core.tip.header.height + 1:
-                    start = self._core.tip.header.height + 1
-                    continue
-                failures += 1
                 log.warning("refused blocks from %s: %s", self.client.url, error)
-                start = await self._next_node(failures)
-                continue
-            for block, certificate in final:
-                await self._on_final(block, certificate)
-            if len(final) == 0 and blocks and self._core.head_height + 1 == start:
-                await asyncio.sleep(BACKOFF_SECONDS)  # the node repeats itself
-            start = self._core.head_height + 1
+                after = start
+            start = after if after > start else await self._next_node()
+
+    async def _take(self, start: int, blocks: list[CertifiedBlock]) -> int:
+        """Take blocks in and hand out the final ones; returns the height to go on from, or ``start`` if this
+        node has nothing more to give. Raises `FollowError` for a lie, and for a fork that this node is not on."""
+        final = self._core.add(blocks)
+        height, head = self._core.tip.header.height, self._core.head_height
+        # A full page means that there is more to come. Only checked blocks count: a liar moves this no further.
+        self.heard_final = max(height, head - 2) + (PAGE if len(blocks) >= PAGE else 0)
+        for block, certificate in final:
+            await self._on_final(block, certificate)
+        if not blocks:
+            return start
+        after = min(max(blocks[-1].block.header.height, height), head) + 1
+        if after > start:
+            self._idle = 0
+            self._answers += 1
+            if self._answers % TURN_AFTER == 0:
+                self._turn += 1  # a node that holds the newest blocks back is not asked for long
+        return after
 
     async def _fetch(self, start: int) -> list[CertifiedBlock]:
         data = await self.client.get_bytes(
@@ -176,12 +192,13 @@ class Follower:
             timeout=WAIT_SECONDS + 5.0,
         )
         blocks: list[CertifiedBlock] = decode(list[CertifiedBlock], data, limit=4 * MAX_BLOCK_BYTES)
-        top = max((block.block.header.height for block in blocks), default=0)
-        self.heard_final = max(self.heard_final or 0, top - 2, self._core.tip.header.height)
         return blocks
 
-    async def _next_node(self, failures: int) -> int:
+    async def _next_node(self) -> int:
+        """Turn to the next node, from the last final block on; slower and slower while none has more."""
         self._turn += 1
-        if failures >= len(self._clients):
-            await asyncio.sleep(min(BACKOFF_SECONDS * 2 ** min(failures - len(self._clients), 4), 2.0))
+        self._idle += 1
+        rounds = self._idle // len(self._clients)
+        if rounds:
+            await asyncio.sleep(min(BACKOFF_SECONDS * 2 ** min(rounds - 1, 4), MAX_BACKOFF_SECONDS))
         return self._core.tip.header.height + 1
