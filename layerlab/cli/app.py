@@ -1,0 +1,39 @@
+"""The command line's tree of verbs.
+
+Responsible for putting the groups together. Must not know what any verb does.
+"""
+
+import typer
+
+from layerlab.cli import bridge, chain, disputes, faults, keys, stack, withdraw
+from layerlab.cli.common import LayerlabGroup
+
+app = typer.Typer(
+    name="layerlab",
+    cls=LayerlabGroup,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="A blockchain testbed: a proof-of-stake L1, an optimistic rollup on it, and the bridge between them.",
+    epilog="Start with: layerlab up    Every flag that matters has an environment variable; see a verb's --help.",
+)
+
+stack.register(app)
+chain.register(app)
+bridge.register(app)
+withdraw.register(app)
+disputes.register(app)
+faults.register(app)
+keys.register(app)
+
+try:
+    from layerlab.demo.command import demo_command
+except ImportError:  # the demo is not written yet
+    pass
+else:
+    app.command("demo", rich_help_panel="Devnet")(demo_command)
+
+
+def main() -> None:
+    """The entry point of ``layerlab``; exits the process."""
+    app(prog_name="layerlab")

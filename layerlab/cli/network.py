@@ -1,0 +1,69 @@
+"""Where the services are: the devnet of this directory, or addresses that the user gives.
+
+Responsible for finding addresses, the fault token and the L1 genesis. Must not know what is asked of a service.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from layerlab.config import HOST, DevnetError
+from layerlab.layout import MARK
+
+DEFAULT_URLS: Final = {
+    "validator-0": f"http://{HOST}:8545",
+    "sequencer": f"http://{HOST}:9545",
+    "verifier": f"http://{HOST}:9546",
+    "bridge": f"http://{HOST}:10545",
+}
+FIRST_VALIDATOR: Final = "validator-0"
+
+
+@dataclass(frozen=True)
+class Network:
+    """Addresses by service name. ``directory`` is that of a local devnet, None without one."""
+
+    urls: dict[str, str]
+    directory: Path | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def l1_urls(self) -> list[str]:
+        return [url for name, url in self.urls.items() if name.startswith("validator-")]
+
+    @property
+    def fault_token(self) -> str | None:
+        token = self.config.get("fault_token")
+        return token if isinstance(token, str) else None
+
+    @property
+    def genesis_file(self) -> Path | None:
+        """L1's genesis on this machine: it need not be believed of a node."""
+        file = None if self.directory is None else self.directory / "genesis" / "l1.json"
+        return file if file is not None and file.is_file() else None
+
+    def service(self, name: str) -> str:
+        """The address of a service; ``l1`` is the first validator. Raises `DevnetError`."""
+        name = FIRST_VALIDATOR if name == "l1" else name
+        try:
+            return self.urls[name]
+        except KeyError:
+            raise DevnetError(f"no service {name!r}; there are l1, {', '.join(self.urls)}") from None
+
+
+def find_network(directory: Path) -> Network:
+    """The devnet in ``directory``, or the usual addresses if there is none. Raises `DevnetError`."""
+    mark = directory / MARK
+    try:
+        content = json.loads(mark.read_text())
+    except FileNotFoundError:
+        return Network(dict(DEFAULT_URLS))
+    except (OSError, ValueError) as error:
+        raise DevnetError(
+            f"{str(mark)!r} cannot be read ({error}); start anew with layerlab up --fresh"
+        ) from None
+    urls = content.get("urls") if isinstance(content, dict) else None
+    if not isinstance(urls, dict) or not all(isinstance(url, str) for url in urls.values()):
+        raise DevnetError(f"{str(mark)!r} names no addresses; start anew with layerlab up --fresh")
+    return Network(urls, directory, content.get("config") or {})

@@ -1,0 +1,481 @@
+"""Verbs for the devnet as a whole: up, down, status, warp and snapshots.
+
+Responsible for options, the banner and showing progress. Must not know how services are started:
+`layerlab.devnet` and `layerlab.snapshot` do.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final
+
+import httpx
+import msgspec
+import typer
+
+from bridge.abi import BridgeParams
+from chainkit.genesis import make_rules
+from chainkit.keys import dev_keypair
+from layerlab.cli.amounts import show_amount
+from layerlab.cli.common import CommandError, Session, verb
+from layerlab.cli.output import Waiting, blocks, duration
+from layerlab.config import DevnetConfig
+from layerlab.devnet import Devnet
+from layerlab.layout import DEFAULT_DIRECTORY, Layout
+from layerlab.snapshot import list_snapshots, restore_snapshot, save_snapshot
+from layerlab.warp import WarpStep
+
+PANEL: Final = "Devnet"
+POLL_SECONDS: Final = 0.1
+snapshot_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Save and restore the whole stack: chains, mempools, disputes, the clock.",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file."""
+    verb(app, "up", panel=PANEL)(up)
+    verb(app, "down", panel=PANEL)(down)
+    verb(app, "status", panel=PANEL)(status)
+    verb(app, "warp", panel=PANEL)(warp)
+    verb(snapshot_app, "save")(snapshot_save)
+    verb(snapshot_app, "restore")(snapshot_restore)
+    verb(snapshot_app, "list")(snapshot_list)
+    app.add_typer(snapshot_app, name="snapshot", rich_help_panel=PANEL)
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Which ports to take: any free ones, from a base on, or None of both: the usual ones."""
+
+    free: bool
+    base: int | None
+
+
+# --- up and down ---------------------------------------------------------------------------------------------------
+
+
+def up(
+    session: Session,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach", "-d", envvar="LAYERLAB_DETACH", help="Come back when it is up; end it with down."
+        ),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Throw an earlier devnet in this directory away (snapshots stay).")
+    ] = False,
+    free_ports: Annotated[
+        bool,
+        typer.Option(
+            "--free-ports", envvar="LAYERLAB_FREE_PORTS", help="Take any free ports, not the usual ones."
+        ),
+    ] = False,
+    port_base: Annotated[
+        int | None,
+        typer.Option(
+            "--port-base",
+            envvar="LAYERLAB_PORT_BASE",
+            min=1,
+            max=63_000,
+            help="The first validator's port (8545).",
+        ),
+    ] = None,
+    validators: Annotated[
+        int | None,
+        typer.Option("--validators", envvar="LAYERLAB_VALIDATORS", min=1, max=32, help="Default 4."),
+    ] = None,
+    slot_ms: Annotated[
+        int | None,
+        typer.Option(
+            "--slot-ms", envvar="LAYERLAB_SLOT_MS", min=50, max=60_000, help="L1 slot, in ms. Default 1000."
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            "--window",
+            envvar="LAYERLAB_WINDOW",
+            min=1,
+            help="The challenge window, in L1 blocks. Default 100.",
+        ),
+    ] = None,
+) -> None:
+    """Bring a devnet up: 4 validators, a sequencer, a verifier and the bridge, each its own process.
+
+    Stays in the foreground until Ctrl-C. What was there before goes on where it stood.
+
+    Examples:
+    layerlab up
+    layerlab up --detach --fresh
+    layerlab up --free-ports --dir /tmp/second --slot-ms 500
+    """
+    wanted = {"validators": validators, "slot_ms": slot_ms, "window": window}
+    _end_cleanly_on_hangup()
+    if fresh:
+        Devnet.remove(session.directory)
+    resumed = Layout(session.directory.absolute()).exists
+    devnet = _open_or_create(session, wanted, Ports(free_ports, port_base), with_parent=not detach)
+    begin = time.monotonic()
+    with session.out.waiting() as waiting:
+        devnet.up(lambda line: waiting.now(line))
+        _wait_for_final_block(devnet, waiting)
+    seconds = round(time.monotonic() - begin, 1)
+    value = {**banner(devnet), "resumed": resumed, "seconds": seconds, "detached": detach}
+    session.out.result(value, lambda: _show_banner(session, value))
+    if not detach:
+        _stay_up(session, devnet)
+
+
+def _open_or_create(
+    session: Session, wanted: Mapping[str, int | None], ports: Ports, *, with_parent: bool
+) -> Devnet:
+    """What is there goes on; options that are given must be those that it has."""
+    directory = session.directory
+    there = Layout(directory.absolute()).exists
+    config = Devnet.open(directory).config if there else DevnetConfig()
+    config = _changed(config, {name: value for name, value in wanted.items() if value is not None})
+    if ports.free:
+        config = config.with_free_ports()
+    elif ports.base is not None:
+        config = config.with_port_base(ports.base)
+    return Devnet.open_or_create(directory, config, with_parent=with_parent)
+
+
+def _changed(config: DevnetConfig, wanted: Mapping[str, int]) -> DevnetConfig:
+    changes: dict[str, Any] = {name: value for name, value in wanted.items() if name != "window"}
+    if "window" in wanted:
+        changes["settings"] = msgspec.structs.replace(config.settings, challenge_window=wanted["window"])
+    if wanted.get("validators", config.validators) != config.validators:
+        changes["ports"] = {}
+    return replace(config, **changes)
+
+
+def _wait_for_final_block(devnet: Devnet, waiting: Waiting) -> None:
+    waiting.now("waiting for the first final block")
+    while devnet.final_height() < 1:
+        time.sleep(POLL_SECONDS)
+
+
+def banner(devnet: Devnet) -> dict[str, Any]:
+    """All that one needs to know to use the devnet."""
+    config = devnet.config
+    genesis = devnet.genesis()
+    l2 = next(
+        c.params for c in make_rules(genesis).contracts.values() if isinstance(c.params, BridgeParams)
+    ).l2_genesis
+    funds = {a.address: a.balance for a in genesis.accounts}
+    l2_funds = {a.address: a.balance for a in l2.accounts}
+    return {
+        "chains": {
+            "l1": {"chain_id": genesis.chain_id, "name": genesis.name, "endpoints": config.l1_urls},
+            "l2": {
+                "chain_id": config.l2_chain_id,
+                "name": l2.name,
+                "endpoints": [config.url("sequencer"), config.url("verifier")],
+            },
+        },
+        "endpoints": devnet.urls(),
+        "contracts": {
+            "l1": [c.name for c in genesis.contracts],
+            "l2": [c.name for c in l2.contracts],
+        },
+        "accounts": [_account(name, funds, l2_funds) for name in config.account_names],
+        "challenge_window": config.settings.challenge_window,
+        "slot_ms": config.slot_ms,
+        "directory": str(devnet.directory),
+    }
+
+
+def _account(name: str, l1: Mapping[bytes, int], l2: Mapping[bytes, int]) -> dict[str, Any]:
+    address = dev_keypair(name).address
+    return {"name": name, "address": "0x" + address.hex(), "l1": l1.get(address, 0), "l2": l2.get(address, 0)}
+
+
+def _show_banner(session: Session, value: Mapping[str, Any]) -> None:
+    out = session.out
+    ends, l1, l2 = value["endpoints"], value["chains"]["l1"], value["chains"]["l2"]
+    where = _where(session)
+    state = "goes on where it stood" if value["resumed"] else "is new"
+    out.say(f"\n[bold]layerlab devnet[/] {state}; up in {value['seconds']} s\n")
+    out.fields(
+        {
+            f"L1 (chain {l1['chain_id']})": "  ".join(l1["endpoints"]),
+            f"L2 (chain {l2['chain_id']})": f"{ends['sequencer']} (sequencer)  {ends['verifier']} (verifier)",
+            "bridge": ends["bridge"],
+            "API docs": f"{ends['bridge']}/docs, and /docs at each of the others",
+            "contracts": f"L1: {', '.join(value['contracts']['l1'])}   L2: {', '.join(value['contracts']['l2'])}",
+            "pace": f"a slot every {value['slot_ms']} ms; challenge window {blocks(value['challenge_window'])}",
+            "data": value["directory"],
+        }
+    )
+    first = value["accounts"][0]
+    out.say(
+        f"\n[bold]Accounts[/] (well-known keys, worthless elsewhere; at genesis {show_amount(first['l1'])} on L1, "
+        f"{show_amount(first['l2'])} on L2)"
+    )
+    out.table(["", ""], [(account["name"], account["address"]) for account in value["accounts"]])
+    out.say("\n[bold]Next[/]")
+    out.say(f"  layerlab deposit --from alice --amount 10 --wait{where}")
+    out.say(f"  layerlab withdraw --from bob --amount 30 --wait{where}")
+    ending = (
+        f"End it with: layerlab down{where}" if value["detached"] else "Ctrl-C ends it; its state is kept."
+    )
+    out.say(f"\n[dim]{ending}[/]")
+
+
+def _end_cleanly_on_hangup() -> None:
+    """A closed terminal or a SIGTERM ends the devnet as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), interrupt)
+
+
+def _stay_up(session: Session, devnet: Devnet) -> None:
+    """Until Ctrl-C, or until somebody else takes the devnet down; says when a service ends by itself."""
+
+    def ended(name: str, log: list[str]) -> None:
+        session.out.note(f"{name} has ended; its log is {devnet.layout.log(name)}")
+        for line in log:
+            session.out.note(f"  {line}")
+
+    try:
+        devnet.watch(ended)
+        session.out.note("the devnet was taken down")
+    except KeyboardInterrupt:
+        session.out.note("stopping; a moment")
+        devnet.down()
+        session.on_interrupt = (
+            f"the devnet is down, its state is kept; layerlab up{_where(session)} goes on with it"
+        )
+        raise
+
+
+def _where(session: Session) -> str:
+    """The option that finds this devnet again, if it needs one."""
+    return "" if session.directory == DEFAULT_DIRECTORY else f" --dir {session.directory}"
+
+
+def down(session: Session) -> None:
+    """Take the devnet down; its state is kept, and `layerlab up` goes on with it.
+
+    Examples:
+    layerlab down
+    layerlab down --dir /tmp/second --json
+    """
+    devnet = Devnet.open(session.directory)
+    with session.out.waiting() as waiting:
+        names = devnet.down(lambda line: waiting.now(line))
+    value = {"stopped": names, "directory": str(devnet.directory)}
+    line = f"stopped {len(names)} services; layerlab up{_where(session)} goes on with them"
+    session.out.result(value, lambda: session.out.say(line if names else "it was down already"))
+
+
+# --- status ----------------------------------------------------------------------------------------------------------
+
+
+def status(session: Session) -> None:
+    """Show every service: heads, who is dishonest, and whether the bridge's books balance.
+
+    Exit code 1 if nothing answers.
+
+    Examples:
+    layerlab status
+    layerlab status --json
+    """
+    answers = {name: _ask(url) for name, url in session.network.urls.items()}
+    if not any(answer["up"] for answer in answers.values()):
+        raise CommandError("nothing answers; start it with layerlab up", "unreachable", services=answers)
+    session.out.result({"services": answers}, lambda: _show_status(session, answers))
+
+
+def _ask(url: str) -> dict[str, Any]:
+    with httpx.Client(timeout=2.0, trust_env=False) as http:
+        try:
+            answer = http.get(url + "/status")
+            if answer.status_code == 404:
+                answer = http.get(url + "/bridge")
+            shown = answer.raise_for_status().json()
+            return {"up": True, "url": url, **shown}
+        except (httpx.HTTPError, ValueError, TypeError) as error:
+            return {"up": False, "url": url, "error": str(error) or type(error).__name__}
+
+
+def _show_status(session: Session, answers: Mapping[str, Mapping[str, Any]]) -> None:
+    rows = []
+    for name, answer in answers.items():
+        heads = answer.get("heads") or {}
+        cells = [
+            str(head["height"]) if (head := heads.get(ref)) else "" for ref in ("head", "safe", "finalized")
+        ]
+        rows.append((name, answer["url"], "up" if answer["up"] else "DOWN", *cells, _remark(answer)))
+    columns = ["service", "address", "", "head", "safe", "final", ""]
+    session.out.table(columns, rows, right=["head", "safe", "final"])
+
+
+def _remark(answer: Mapping[str, Any]) -> str:
+    if not answer["up"]:
+        return ""
+    remarks = []
+    if answer.get("dishonest_on_purpose"):
+        faults = answer["dishonest_on_purpose"]
+        names = [f["name"] if isinstance(f, Mapping) else str(f) for f in faults]
+        remarks.append(f"DISHONEST ON PURPOSE: {', '.join(names)}")
+    if answer.get("frozen"):
+        remarks.append("FROZEN: exits only")
+    if answer.get("diverged") is not None:
+        remarks.append(f"DIVERGED at batch {answer['diverged']}")
+    invariant = answer.get("invariant")
+    if isinstance(invariant, Mapping):
+        remarks.append("books balance" if invariant.get("holds") else "BOOKS DO NOT BALANCE")
+        remarks.append(f"escrow {show_amount(invariant['escrow'])}")
+        open_disputes = answer.get("open_disputes") or []
+        if open_disputes:
+            remarks.append(f"{len(open_disputes)} open disputes")
+    return ", ".join(remarks)
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+def warp(
+    session: Session,
+    count: Annotated[
+        int | None, typer.Option("--blocks", min=1, max=100_000, help="So many L1 blocks on.")
+    ] = None,
+    to: Annotated[int | None, typer.Option("--to", min=1, help="To this final L1 height.")] = None,
+    until_withdrawal: Annotated[
+        str | None,
+        typer.Option(
+            "--until-withdrawal",
+            metavar="ID",
+            help="Until this withdrawal is ready to claim (L2 hash or index).",
+        ),
+    ] = None,
+) -> None:
+    """Run the devnet's time fast, for every service alike, until so many L1 blocks are final.
+
+    Examples:
+    layerlab warp --blocks 100
+    layerlab warp --to 500
+    layerlab warp --until-withdrawal 0x41…
+    """
+    if sum(option is not None for option in (count, to, until_withdrawal)) != 1:
+        raise typer.BadParameter("give one of --blocks, --to and --until-withdrawal")
+    devnet = Devnet.open(session.directory)
+    start, begin = devnet.final_height(), time.monotonic()
+    target = None if until_withdrawal is not None else to if to is not None else start + (count or 0)
+    ready = _Withdrawal(devnet, until_withdrawal) if until_withdrawal is not None else None
+    with session.out.waiting() as waiting:
+
+        def progress(step: WarpStep) -> None:
+            height, rate = step.height, step.rate
+            left = f"block {height}" if target is None else f"block {height} of {target}"
+            said = (
+                "until the withdrawal is ready"
+                if ready is None
+                else f"until the withdrawal is ready: {ready.words}"
+            )
+            said = f"to block {target}" if target is not None else said
+            waiting.now(f"time runs {rate:g} times as fast, {said}", left)
+
+        def done(height: int) -> bool:
+            return ready.is_over() if ready is not None else height >= (target or 0)
+
+        reached = devnet.warp(done, progress, goal=target)
+    seconds = round(time.monotonic() - begin, 1)
+    value: dict[str, Any] = {"from": start, "to": reached, "blocks": reached - start, "seconds": seconds}
+    value |= {} if ready is None else {"withdrawal": ready.status}
+    line = f"{blocks(reached - start)} in {duration(seconds)}: L1 is final up to block {reached}"
+    session.out.result(value, lambda: session.out.say(line))
+
+
+class _Withdrawal:
+    """Where a withdrawal stands, asked again and again while time runs."""
+
+    def __init__(self, devnet: Devnet, name: str) -> None:
+        self._url = f"{devnet.config.url('bridge')}/withdrawals/{name}"
+        self._http = httpx.Client(timeout=2.0, trust_env=False)
+        self.status: str | None = None
+        self.words = ""
+
+    def is_over(self) -> bool:
+        """Raises `CommandError` if there is no such withdrawal."""
+        try:
+            answer = self._http.get(self._url)
+        except httpx.HTTPError:
+            return False
+        shown = answer.json()
+        if answer.status_code in (404, 422):
+            raise CommandError(
+                str(shown.get("detail", "no such withdrawal")), str(shown.get("code", "unknown"))
+            )
+        self.status, self.words = shown.get("status"), str(shown.get("waits_for", ""))
+        return self.status in ("ready-to-claim", "claimed", "reverted")
+
+
+# --- snapshots -------------------------------------------------------------------------------------------------------
+
+Name = Annotated[str, typer.Argument(help="The snapshot's name.")]
+
+
+def snapshot_save(session: Session, name: Name) -> None:
+    """Save the whole stack at one instant. A running devnet is stopped for a moment and goes on.
+
+    Examples:
+    layerlab snapshot save before-the-theft
+    """
+    devnet = Devnet.open(session.directory)
+    with session.out.waiting() as waiting:
+        saved = save_snapshot(devnet, name, lambda line: waiting.now(line))
+    session.out.result(saved, lambda: session.out.say(f"saved {name!r}{_at(saved)}"))
+
+
+def snapshot_restore(session: Session, name: Name) -> None:
+    """Put the whole stack back to a snapshot; what happened since is gone.
+
+    Examples:
+    layerlab snapshot restore before-the-theft
+    """
+    devnet = Devnet.open(session.directory)
+    with session.out.waiting() as waiting:
+        restored = restore_snapshot(devnet, name, lambda line: waiting.now(line))
+    session.out.result(restored, lambda: session.out.say(f"restored {name!r}{_at(restored)}"))
+
+
+def _at(saved: Mapping[str, Any]) -> str:
+    return "" if saved["height"] is None else f" at final L1 block {saved['height']}"
+
+
+def snapshot_list(session: Session) -> None:
+    """List the snapshots.
+
+    Examples:
+    layerlab snapshot list --json
+    """
+    found = list_snapshots(Devnet.open(session.directory))
+    rows = [
+        (item["name"], "", "", item["error"])
+        if "error" in item
+        else (
+            item["name"],
+            "" if item["height"] is None else item["height"],
+            time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(item["virtual"])),
+            f"{item['bytes'] / 2**20:.1f} MiB",
+        )
+        for item in found
+    ]
+    if not found and not session.out.as_json:
+        print("no snapshots yet; make one with layerlab snapshot save NAME", file=sys.stderr)
+    columns = ["name", "L1 block", "devnet time (UTC)", "size"]
+    session.out.result(
+        found, lambda: session.out.table(columns, rows, right=["L1 block", "size"]) if found else None
+    )
