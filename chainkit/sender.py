@@ -16,9 +16,13 @@ from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 log = logging.getLogger("layerlab.sender")
 
 ATTEMPTS: Final = 6
+MAX_TIP: Final = 100
+MAX_FEE: Final = 1_000_000
+"""Gwei per gas that are offered at most, whatever a node says is needed: its word could empty the account."""
 _RETRY: Final = frozenset(
     {"unreachable", "stale_nonce", "nonce_gap", "already_known", "replacement_underpriced", "fee_too_low"}
 )
+_NONSENSE: Final = (LookupError, TypeError, ValueError, OverflowError)
 
 
 class TransactionSender:
@@ -31,21 +35,30 @@ class TransactionSender:
         self._turn = 0
         self._lock = asyncio.Lock()
 
+    def next_node(self) -> None:
+        """Send through the next node from now on: what the present one took has never been seen in a block."""
+        self._turn += 1
+
     async def send(self, action: Transfer | Call, gas_limit: int) -> bytes:
-        """Sign and submit; returns the transaction's id. Raises `ApiError` if no node takes it."""
+        """Sign and submit; returns the transaction's id. Raises `ApiError` if no node takes it.
+
+        One node's refusal is not believed: every other is asked before it is raised.
+        """
         async with self._lock:
-            last: ApiError | None = None
-            for attempt in range(ATTEMPTS):
+            refused = 0
+            for attempt in range(max(ATTEMPTS, len(self._clients))):
                 client = self._clients[self._turn % len(self._clients)]
                 try:
                     return await self._send(client, action, gas_limit)
                 except ApiError as error:
-                    if error.code not in _RETRY:
-                        raise
                     last = error
-                    self._turn += 1
-                    await asyncio.sleep(0.05 * 2**attempt)
-            assert last is not None
+                except _NONSENSE as error:
+                    last = ApiError("bad_answer", 0, f"{client.url} answers nonsense: {error!r}")
+                refused += last.code not in _RETRY
+                self._turn += 1
+                if refused >= len(self._clients):
+                    raise last
+                await asyncio.sleep(min(0.05 * 2**attempt, 1.0))
             raise last
 
     async def _send(self, client: ChainClient, action: Transfer | Call, gas_limit: int) -> bytes:
@@ -57,8 +70,8 @@ class TransactionSender:
             self._key.address,
             account.pending_nonce,
             gas_limit,
-            fees.max_fee_per_gas,
-            fees.tip_per_gas,
+            min(fees.max_fee_per_gas, MAX_FEE),
+            min(fees.tip_per_gas, MAX_TIP),
             action,
         )
         tx = SignedTransaction.sign(body, self._key)
