@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from chainkit.block import Block, Certificate, Header
 from chainkit.chain import Chain, ExecutedBlock
-from chainkit.codec import decode, encode
-from chainkit.execution import Receipt
+from chainkit.codec import CodecError, decode, encode
+from chainkit.execution import Receipt, receipts_root
 from chainkit.store import Store, StoredBlock, StoreError
 from chainkit.transaction import SignedTransaction
 
@@ -19,7 +19,7 @@ _PAGE = 200
 class Replica:
     """The final part of a chain in a `Store`. ``tip`` is its last block, genesis at first.
 
-    Raises `chainkit.store.StoreError` if the stored state is not the one that the stored block states.
+    Raises `chainkit.store.StoreError` if what is stored is damaged, or its state is not the one that the block states.
     """
 
     def __init__(self, store: Store, chain: Chain) -> None:
@@ -31,18 +31,20 @@ class Replica:
         stored = self.store.block_by_height(self.store.head_height())
         if stored is None:
             return self.chain.genesis_block
-        block = decode(Block, stored.block)
+        block = self._block_of(stored)
         tree = self.store.load_state()
         if tree.root != block.header.state_root:
-            raise StoreError(
-                f"the state in {str(self.store.file)!r} does not have the root of block {stored.height}; "
-                "delete the directory to follow the chain again from genesis"
-            )
+            raise self._damaged(f"the state does not have the root of block {stored.height}")
         return ExecutedBlock(block, stored.hash, (), (), tree, {})
 
     def append(self, executed: ExecutedBlock, certificate: Certificate) -> None:
-        """Keep a block that became final, with its state: all of it, or nothing."""
+        """Keep a block that became final, with its state: all of it, or nothing.
+
+        Raises `ValueError` unless it follows the tip: what is left out here is missing for good.
+        """
         height = executed.header.height
+        if executed.header.parent != self.tip.hash:
+            raise ValueError(f"block {height} does not follow block {self.tip.header.height}")
         pairs = zip(executed.transactions, executed.receipts, strict=True)
         changes = executed.changes
         if height == 1:  # the genesis state was never written on its own
@@ -53,22 +55,44 @@ class Replica:
         self.tip = executed
 
     def busy_blocks(self) -> Iterator[tuple[Header, list[tuple[SignedTransaction, Receipt]]]]:
-        """Every stored block that has transactions, in order, with their receipts."""
+        """Every stored block that has transactions, in order, with their receipts. Raises `StoreError`."""
         height = 1
         while page := self.store.blocks_from(height, _PAGE):
             for stored in page:
-                height = stored.height + 1
-                block = _block_of(stored)
+                if stored.height != height:
+                    raise self._damaged(f"block {height} is missing")
+                height += 1
+                block = self._block_of(stored)
                 if block.transactions:
-                    yield block.header, self.transactions(stored.height)
+                    pairs = self.transactions(stored.height)
+                    if [tx.wire for tx, _ in pairs] != block.transactions:
+                        raise self._damaged(f"a transaction of block {stored.height} is missing")
+                    if receipts_root([receipt for _, receipt in pairs]) != block.header.receipts_root:
+                        raise self._damaged(
+                            f"a receipt of block {stored.height} is not the one of its header"
+                        )
+                    yield block.header, pairs
 
     def transactions(self, height: int) -> list[tuple[SignedTransaction, Receipt]]:
         """The transactions of a stored block with their receipts."""
-        return [
-            (SignedTransaction.decode(stored.wire), stored.receipt)
-            for stored in self.store.transactions_of(height)
-        ]
+        try:
+            return [
+                (SignedTransaction.decode(stored.wire), stored.receipt)
+                for stored in self.store.transactions_of(height)
+            ]
+        except CodecError:
+            raise self._damaged(f"a transaction of block {height} cannot be read") from None
 
+    def _block_of(self, stored: StoredBlock) -> Block:
+        try:
+            block = decode(Block, stored.block)
+        except CodecError:
+            raise self._damaged(f"block {stored.height} cannot be read") from None
+        if block.header.hash() != stored.hash:
+            raise self._damaged(f"block {stored.height} is not the one that was stored")
+        return block
 
-def _block_of(stored: StoredBlock) -> Block:
-    return decode(Block, stored.block)
+    def _damaged(self, what: str) -> StoreError:
+        return StoreError(
+            f"{what} in {str(self.store.file)!r}; delete the directory to follow the chain again from genesis"
+        )
