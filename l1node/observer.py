@@ -349,8 +349,11 @@ class Observer:
         """Search an unverified certificate for offences; a signature is checked only where one shows."""
         for vote in self._votes_of(certificate):
             evidence = self._watch.contradicted(vote)
-            if evidence is not None and vote.valid():
-                self._report(evidence)
+            if evidence is None:
+                continue
+            if not vote.valid():
+                raise Refused(Rejection.BAD_CERTIFICATE)
+            self._report(evidence)
 
     # --- certified blocks ---
 
@@ -359,6 +362,7 @@ class Observer:
         block, certificate = certified.block, certified.certificate
         header = block.header
         if header.height <= self._tree.final.height:
+            self._look_at(certificate)  # of another chain, it names who voted for both (promise P6)
             return False
         node = self._tree.get(header.hash())
         if node is not None and node.notarized:
