@@ -178,6 +178,11 @@ def _plain(info: mi.Type, value: Any, path: str) -> Any:
         if (low is not None and value < low) or (high is not None and value > high):
             raise CodecError(f"{where} must be from {low} to {high}")
         return value
+    if isinstance(info, mi.StrType) and isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:  # JSON's escapes can spell half a character, which no bytes encode
+            raise CodecError(f"{where} is not valid Unicode") from None
     return value
 
 

@@ -56,7 +56,8 @@ class Mempool:
     rules
         The chain's execution rules: what they refuse for good is refused here.
     max_transactions, max_bytes
-        Caps on all that is held; gapped transactions may take an eighth of each.
+        Caps on all that is held. A gapped newcomer is taken in only while such have under an eighth of each
+        (a reorganisation may make more of them).
     max_per_sender
         How far a nonce may be ahead of the account's, and so how many transactions a sender may have here.
 
