@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -421,7 +422,9 @@ class LayerlabGroup(TyperGroup):
 
 
 def _report_usage(error: Exception, words: list[str]) -> int:
-    message = str(getattr(error, "format_message", error.__str__)())
+    message = re.sub(
+        r" \(env var: '[A-Z0-9_]+'\)", "", str(getattr(error, "format_message", error.__str__)())
+    )
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         print(message)

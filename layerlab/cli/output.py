@@ -63,7 +63,9 @@ class Output:
         self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()
     ) -> None:
         """A plain table; columns named in ``right`` are right-aligned."""
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+        table = Table(
+            box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False, show_header=any(columns)
+        )
         for name in columns:
             table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
         for row in rows:

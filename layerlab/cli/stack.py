@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
@@ -15,20 +16,17 @@ import httpx
 import msgspec
 import typer
 
-from bridge.abi import BridgeParams
-from chainkit.genesis import make_rules
 from chainkit.keys import dev_keypair
 from layerlab.cli.amounts import show_amount
 from layerlab.cli.common import CommandError, Session, verb
-from layerlab.cli.output import Waiting, blocks, duration
-from layerlab.config import DevnetConfig
+from layerlab.cli.output import blocks, duration
+from layerlab.config import DevnetConfig, DevnetError
 from layerlab.devnet import Devnet
-from layerlab.layout import DEFAULT_DIRECTORY, Layout
+from layerlab.layout import DEFAULT_DIRECTORY
 from layerlab.snapshot import list_snapshots, restore_snapshot, save_snapshot
-from layerlab.warp import WarpStep
 
 PANEL: Final = "Devnet"
-POLL_SECONDS: Final = 0.1
+WATCH_SECONDS: Final = 0.5
 snapshot_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -118,13 +116,14 @@ def up(
     wanted = {"validators": validators, "slot_ms": slot_ms, "window": window}
     _end_cleanly_on_hangup()
     if fresh:
-        Devnet.remove(session.directory)
-    resumed = Layout(session.directory.absolute()).exists
+        Devnet.end_and_remove(session.directory)
+    resumed = Devnet.exists(session.directory)
     devnet = _open_or_create(session, wanted, Ports(free_ports, port_base), with_parent=not detach)
     begin = time.monotonic()
     with session.out.waiting() as waiting:
         devnet.up(lambda line: waiting.now(line))
-        _wait_for_final_block(devnet, waiting)
+        waiting.now("waiting for the first final block")
+        devnet.wait_final(1)
     seconds = round(time.monotonic() - begin, 1)
     value = {**banner(devnet), "resumed": resumed, "seconds": seconds, "detached": detach}
     session.out.result(value, lambda: _show_banner(session, value))
@@ -137,7 +136,7 @@ def _open_or_create(
 ) -> Devnet:
     """What is there goes on; options that are given must be those that it has."""
     directory = session.directory
-    there = Layout(directory.absolute()).exists
+    there = Devnet.exists(directory)
     config = Devnet.open(directory).config if there else DevnetConfig()
     config = _changed(config, {name: value for name, value in wanted.items() if value is not None})
     if ports.free:
@@ -156,19 +155,11 @@ def _changed(config: DevnetConfig, wanted: Mapping[str, int]) -> DevnetConfig:
     return replace(config, **changes)
 
 
-def _wait_for_final_block(devnet: Devnet, waiting: Waiting) -> None:
-    waiting.now("waiting for the first final block")
-    while devnet.final_height() < 1:
-        time.sleep(POLL_SECONDS)
-
-
 def banner(devnet: Devnet) -> dict[str, Any]:
     """All that one needs to know to use the devnet."""
     config = devnet.config
     genesis = devnet.genesis()
-    l2 = next(
-        c.params for c in make_rules(genesis).contracts.values() if isinstance(c.params, BridgeParams)
-    ).l2_genesis
+    l2 = devnet.l2_genesis()
     funds = {a.address: a.balance for a in genesis.accounts}
     l2_funds = {a.address: a.balance for a in l2.accounts}
     return {
@@ -241,15 +232,21 @@ def _end_cleanly_on_hangup() -> None:
 
 def _stay_up(session: Session, devnet: Devnet) -> None:
     """Until Ctrl-C, or until somebody else takes the devnet down; says when a service ends by itself."""
-
-    def ended(name: str, log: list[str]) -> None:
-        session.out.note(f"{name} has ended; its log is {devnet.layout.log(name)}")
-        for line in log:
-            session.out.note(f"  {line}")
-
+    gone: set[str] = set()
     try:
-        devnet.watch(ended)
-        session.out.note("the devnet was taken down")
+        while True:
+            time.sleep(WATCH_SECONDS)
+            if devnet.is_busy():  # another command stops or starts services
+                continue
+            with suppress(DevnetError):
+                devnet.adopt()
+            dead = {name for name in devnet.config.services if not devnet.supervisor.alive(name)}
+            if len(dead) == len(devnet.config.services):
+                session.out.note("the devnet was taken down")
+                return
+            for name in sorted(dead - gone):
+                session.out.note(f"{name} has ended; its log is {devnet.supervisor.layout.log(name)}")
+            gone = dead
     except KeyboardInterrupt:
         session.out.note("stopping; a moment")
         devnet.down()
@@ -291,22 +288,22 @@ def status(session: Session) -> None:
     layerlab status
     layerlab status --json
     """
-    answers = {name: _ask(url) for name, url in session.network.urls.items()}
+    answers = {
+        name: _ask(url + ("/bridge" if name == "bridge" else "/status"))
+        for name, url in session.network.urls.items()
+    }
     if not any(answer["up"] for answer in answers.values()):
         raise CommandError("nothing answers; start it with layerlab up", "unreachable", services=answers)
     session.out.result({"services": answers}, lambda: _show_status(session, answers))
 
 
-def _ask(url: str) -> dict[str, Any]:
-    with httpx.Client(timeout=2.0, trust_env=False) as http:
-        try:
-            answer = http.get(url + "/status")
-            if answer.status_code == 404:
-                answer = http.get(url + "/bridge")
-            shown = answer.raise_for_status().json()
-            return {"up": True, "url": url, **shown}
-        except (httpx.HTTPError, ValueError, TypeError) as error:
-            return {"up": False, "url": url, "error": str(error) or type(error).__name__}
+def _ask(path: str) -> dict[str, Any]:
+    url = path.rpartition("/")[0]
+    try:
+        answer = httpx.get(path, timeout=2.0, trust_env=False).raise_for_status().json()
+        return {"up": True, "url": url, **answer}
+    except (httpx.HTTPError, ValueError, TypeError) as error:
+        return {"up": False, "url": url, "error": str(error) or type(error).__name__}
 
 
 def _show_status(session: Session, answers: Mapping[str, Mapping[str, Any]]) -> None:
@@ -376,8 +373,7 @@ def warp(
     ready = _Withdrawal(devnet, until_withdrawal) if until_withdrawal is not None else None
     with session.out.waiting() as waiting:
 
-        def progress(step: WarpStep) -> None:
-            height, rate = step.height, step.rate
+        def progress(height: int, rate: float) -> None:
             left = f"block {height}" if target is None else f"block {height} of {target}"
             said = (
                 "until the withdrawal is ready"
