@@ -92,13 +92,11 @@ def read_write(
     value = read_object(raw)
     if "from" not in value:
         return _read_signed(place, raw, contract, method, bound or {})
-    if not place.genesis.devnet:
-        raise Problem(403, "not_a_devnet", "This chain signs for nobody", "send a signed transaction")
+    require_dev(place, value)
     unknown = sorted(set(value) - {"from", *fields, *NUMBERS})
     if unknown:
         known = ", ".join(("from", *fields, *NUMBERS))
         raise malformed(f"unknown field {unknown[0][:40]!r}; known are {known}")
-    dev_key(place.genesis, value["from"])
     try:
         action = {"type": "call", "contract": contract, "method": method, **build(value)}
     except CodecError as error:
@@ -110,6 +108,13 @@ def read_write(
     assert isinstance(request.action, Call)
     exact = {**body, "action": to_json(request.action)}
     return Write(request.action, request.sender.address, body=exact)
+
+
+def require_dev(place: Place, value: Json) -> None:
+    """Raises `Problem` unless this is a devnet and ``from`` a well-known account of it."""
+    if not place.genesis.devnet:
+        raise Problem(403, "not_a_devnet", "This chain signs for nobody", "send a signed transaction")
+    dev_key(place.genesis, value["from"])
 
 
 def _read_signed(place: Place, raw: bytes, contract: str, method: str, bound: Mapping[str, Any]) -> Write:

@@ -4,6 +4,7 @@ Responsible for putting final facts (`BridgeState`) and hints (pools and unsafe 
 for keeping each final block, its consequences and its events on disk in one go. Must not know of HTTP.
 """
 
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -14,15 +15,17 @@ from bridge.actions import Place, Write
 from bridge.follow import BRIDGE, MESSENGER, BridgeState
 from bridge.gateway import Gateway
 from bridge.views import Json, invariant_json
-from chainkit.backend import Head
+from chainkit.backend import Head, has_reached
 from chainkit.block import Certificate
 from chainkit.chain import ExecutedBlock
 from chainkit.client import ReceiptInfo
-from chainkit.codec import Address, Bytes32, to_json
+from chainkit.codec import MAX_AMOUNT, Address, Bytes32, to_json
 from chainkit.events import EventLog
+from chainkit.problems import Problem
 from chainkit.replica import Replica
 from chainkit.state import State
-from chainkit.transaction import SignedTransaction
+from chainkit.submission import read_json
+from chainkit.transaction import Call, SignedTransaction
 from rollup.stf import Forced
 
 log = logging.getLogger("layerlab.bridge")
@@ -43,6 +46,19 @@ class Tracked:
     sender: Address
     amount: int
     to: Address
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a node says of a call that is not final here. The call is signed, so ``about`` is true; ``height``
+    (None: in no block yet) and whether it ``failed`` there are the node's word."""
+
+    tx_id: Bytes32
+    about: Tracked
+    height: int | None
+    failed: bool
+    code: str
+    message: str
 
 
 class BridgeBackend:
@@ -161,13 +177,13 @@ class BridgeBackend:
             return None
         return SignedTransaction.decode(step.transaction)
 
-    async def l1_pending(self, tx_id: Bytes32, method: str) -> ReceiptInfo | None:
+    async def l1_pending(self, tx_id: Bytes32, method: str) -> Told | None:
         """What an L1 node says of a call of the bridge that is not final here."""
-        return _of_call(await self.l1_gateway.transaction(tx_id), BRIDGE, method)
+        return _told(self.l1, await self.l1_gateway.transaction(tx_id), BRIDGE, method)
 
-    async def l2_pending(self, tx_id: Bytes32) -> ReceiptInfo | None:
+    async def l2_pending(self, tx_id: Bytes32) -> Told | None:
         """What the sequencer says of a withdrawal that no batch holds."""
-        return _of_call(await self.l2_gateway.transaction(tx_id), MESSENGER, "withdraw")
+        return _told(self.l2, await self.l2_gateway.transaction(tx_id), MESSENGER, "withdraw")
 
     # --- about the service ---
 
@@ -231,13 +247,26 @@ class BridgeBackend:
         }
 
 
-def _of_call(info: ReceiptInfo | None, contract: str, method: str) -> ReceiptInfo | None:
-    """The answer, if it is of a call to that method."""
-    transaction = None if info is None else info.answer.get("transaction")
-    action = transaction.get("action") if isinstance(transaction, dict) else None
-    if not isinstance(action, dict) or (action.get("contract"), action.get("method")) != (contract, method):
+def _told(place: Place, info: ReceiptInfo | None, contract: str, method: str) -> Told | None:
+    """A node's answer, if it holds the signed transaction asked for and that makes this call."""
+    if info is None:
         return None
-    return info
+    try:
+        tx = read_json(place.genesis, place.rules, json.dumps(info.answer.get("transaction")).encode())
+    except (Problem, ValueError, TypeError, RecursionError):
+        return None
+    if not isinstance(tx, SignedTransaction) or tx.id != info.hash:
+        return None
+    action = tx.body.action
+    if not isinstance(action, Call) or (action.contract, action.method) != (contract, method):
+        return None
+    height = info.height if type(info.height) is int and 0 <= info.height <= MAX_AMOUNT else None
+    reached = height is not None and has_reached(str(info.status), "head")
+    failed = reached and info.success is False
+    about = Tracked(contract, method, tx.body.sender, action.value, action.args[-32:])
+    return Told(
+        tx.id, about, height if reached else None, failed, str(info.code)[:100], str(info.message)[:500]
+    )
 
 
 def tracked_of(write: Write) -> Tracked:

@@ -339,7 +339,8 @@ class BridgeState:
         }
         notes = [Note("BatchDerived", derived, DERIVATION, batch.l1_tx_id)]
         for block in batch.l2_blocks:
-            notes += self._on_l2_block(batch.index, block)
+            happened = self._on_l2_block(batch.index, block)
+            notes += happened if batch.matches else []  # what a false batch holds is yet to happen
         return notes
 
     def _on_l2_block(self, batch: int, block: L2Block) -> list[Note]:

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from chainkit.client import ApiError, ChainClient, ReceiptInfo
-from chainkit.codec import Address, Bytes32
+from chainkit.codec import MAX_AMOUNT, Address, Bytes32, CodecError, parse_hex
 from chainkit.problems import Problem
 from chainkit.transaction import SignedTransaction
+from chainkit.views import json_bytes
 
 ASK_SECONDS: Final = 2.0
 """For questions whose answer only adds to what is known here."""
@@ -41,7 +42,7 @@ class Gateway:
         async def offer(client: ChainClient) -> Mapping[str, Any]:
             return (await client.submit(tx)).answer
 
-        return await self._first(tx.body.sender, offer)
+        return _checked(await self._first(tx.body.sender, offer))
 
     async def submit_dev(self, sender: Address, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Have a devnet's node sign and take ``body``. Raises `Problem` with a node's refusal.
@@ -52,10 +53,7 @@ class Gateway:
             if body.get("nonce") is None:
                 nonce = await self._first(sender, lambda client: _pending_nonce(client, sender))
                 body = {**body, "nonce": nonce}
-            answer: Mapping[str, Any] = await self._first(
-                sender, lambda client: client.post("/transactions", body)
-            )
-            return answer
+            return _checked(await self._first(sender, lambda client: client.post("/transactions", body)))
 
     async def _first(self, sender: Address, ask: Callable[[ChainClient], Awaitable[T]]) -> T:
         # One sender's transactions go to one node, which knows those that wait: others hear of them later.
@@ -78,19 +76,20 @@ class Gateway:
     async def transaction(self, tx_id: Bytes32) -> ReceiptInfo | None:
         """What some node says of a transaction; None if none knows it or answers in time."""
         for found in await self._ask_all(lambda client: client.transaction(tx_id)):
-            if found is not None:
+            if found is not None and found.hash == tx_id:
                 return found
         return None
 
     async def status(self) -> Mapping[str, Any] | None:
         """The first node's ``GET /status``; None without an answer."""
         answers = await self._ask_all(lambda client: client.status(), self.clients[:1])
-        return answers[0] if answers else None
+        return answers[0] if answers and isinstance(answers[0], dict) else None
 
     async def nonce(self, address: Address) -> int | None:
         """The account's next nonce at the first node's head, what waits in its pool not counted."""
         answers = await self._ask_all(lambda client: client.account(address), self.clients[:1])
-        return answers[0].nonce if answers and answers[0] is not None else None
+        nonce = answers[0].nonce if answers and answers[0] is not None else None
+        return nonce if type(nonce) is int and 0 <= nonce <= MAX_AMOUNT else None
 
     async def _ask_all(
         self, ask: Callable[[ChainClient], Awaitable[T]], clients: Sequence[ChainClient] | None = None
@@ -110,10 +109,21 @@ async def _pending_nonce(client: ChainClient, address: Address) -> int:
     return (await client.account(address)).pending_nonce
 
 
+def _checked(answer: Any) -> Mapping[str, Any]:
+    """A node's answer to a write, fit to be handed on. Raises `Problem`."""
+    try:
+        json_bytes(answer)
+        parse_hex(answer["hash"], "hash", 32)
+    except (CodecError, KeyError, TypeError, ValueError, OverflowError):
+        raise Problem(502, "bad_answer", "A node answered what makes no sense", "it gave no hash") from None
+    checked: Mapping[str, Any] = answer
+    return checked
+
+
 def as_problem(error: ApiError) -> Problem:
     """A node's refusal, handed on as it is."""
     known = {"type", "title", "status", "code", "detail"}
     extra = {name: value for name, value in error.problem.items() if name not in known}
     title = str(error.problem.get("title", "The transaction is refused"))
     status = error.status if 400 <= error.status <= 599 else 502
-    return Problem(status, error.code, title, error.detail, **extra)
+    return Problem(status, error.code or "refused", title, error.detail, **extra)

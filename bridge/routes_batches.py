@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from bridge import abi, views
-from bridge.actions import number, plain_call, read_object, read_write
+from bridge.actions import number, plain_call, read_object, read_write, require_dev
 from bridge.backend import BridgeBackend
 from bridge.follow import BRIDGE
 from bridge.params import From, Limit, page, unknown
@@ -178,6 +178,7 @@ async def _builder(
             "args": {"dispute": dispute.index, **{name: given[name] for name in fields if name in given}},
             "value": 0,
         }
+    require_dev(backend.l1, value)
     move = await _own_move(backend, dispute, method)
     return lambda _: {"args": "0x" + move.call.args.hex(), "value": 0}
 

@@ -3,6 +3,7 @@
 Responsible for those routes. Must not know how facts are established or calls are sent.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -11,12 +12,10 @@ from starlette.responses import Response
 from bridge import actions
 from bridge.abi import ForceArgs
 from bridge.actions import Write, read_object, read_write
-from bridge.backend import BridgeBackend, tracked_of
+from bridge.backend import BridgeBackend, Told, tracked_of
 from bridge.follow import BRIDGE, Queued
 from bridge.params import AddressText, From, Id, Limit, page, parse_address, parse_id, unknown
 from bridge.views import Json, deposit_json, forced_json
-from chainkit.backend import has_reached
-from chainkit.client import ReceiptInfo
 from chainkit.codec import Bytes32, CodecError, decode, parse_hex, to_json
 from chainkit.ops_api import JsonResponse
 from chainkit.problems import Problem
@@ -46,17 +45,14 @@ def body_doc(**examples: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def accepted(answer: Any, **more: Any) -> Response:
+def accepted(answer: Mapping[str, Any], **more: Any) -> Response:
     """202 with what the node answered."""
-    return JsonResponse({**more, **{k: v for k, v in dict(answer).items() if k not in more}}, 202)
+    return JsonResponse({**more, **{k: v for k, v in answer.items() if k not in more}}, 202)
 
 
-def hash_of(answer: Any) -> Bytes32:
-    """The transaction hash in a node's answer. Raises `Problem` if there is none."""
-    try:
-        return parse_hex(answer["hash"], "hash", 32)
-    except (CodecError, KeyError, TypeError):
-        raise Problem(502, "bad_answer", "A node answered what makes no sense", "it gave no hash") from None
+def hash_of(answer: Mapping[str, Any]) -> Bytes32:
+    """The transaction hash in a node's answer, which `Gateway` has checked."""
+    return parse_hex(answer["hash"], "hash", 32)
 
 
 def inbox_router(backend: BridgeBackend) -> APIRouter:
@@ -139,37 +135,24 @@ async def _early_deposit(backend: BridgeBackend, tx_id: Bytes32) -> Json:
         tx, failure = final
         to = to_json(tx.body.action.args[-32:]) if isinstance(tx.body.action, Call) else None
         return {**base, "amount": tx.value, "depositor": to_json(tx.body.sender), "to": to, **failure}
-    tracked, info = backend.tracked(tx_id), await backend.l1_pending(tx_id, "deposit")
-    if tracked is not None:
-        sender, to = to_json(tracked.sender), to_json(tracked.to)
-        base = {**base, "amount": tracked.amount, "depositor": sender, "to": to}
-    if info is None and tracked is None:
+    told = await backend.l1_pending(tx_id, "deposit")
+    about = backend.tracked(tx_id) if told is None else told.about
+    if about is None or about.method != "deposit":
         raise unknown("deposit", to_json(tx_id), "inbox messages", len(backend.state.inbox))
-    return {**_from_l1_node(info), **base, **_early(info)}
+    shown = {"amount": about.amount, "depositor": to_json(about.sender), "to": to_json(about.to)}
+    return {**base, **shown, **_early(told)}
 
 
-def _from_l1_node(info: ReceiptInfo | None) -> Json:
-    transaction = {} if info is None else dict(info.answer["transaction"])
-    action = dict(transaction.get("action", {}))
-    args = action.get("args")
-    to = args.get("to") if isinstance(args, dict) else None
-    return {"amount": action.get("value"), "depositor": transaction.get("sender"), "to": to}
-
-
-def _early(info: ReceiptInfo | None) -> Json:
+def _early(told: Told | None) -> Json:
     """Status of a call that is not final here, by an L1 node's word."""
-    if info is None or not has_reached(info.status, "head"):
-        return {"status": "pending", "waits_for": "an L1 block", "may_act": "L1's validators", "l1": None}
-    l1 = {"tx": to_json(info.hash), "height": info.height}
-    if info.success is False:
-        failure = {"code": info.code, "message": info.message}
+    validators = "L1's validators"
+    if told is None or told.height is None:
+        return {"status": "pending", "waits_for": "an L1 block", "may_act": validators, "l1": None}
+    l1 = {"tx": to_json(told.tx_id), "height": told.height}
+    if told.failed:
+        failure = {"code": told.code, "message": told.message}
         return {"status": "failed", "waits_for": "", "may_act": "", "l1": l1, **failure}
-    return {
-        "status": "on-l1",
-        "waits_for": "its L1 block to become final",
-        "may_act": "L1's validators",
-        "l1": l1,
-    }
+    return {"status": "on-l1", "waits_for": "its L1 block to become final", "may_act": validators, "l1": l1}
 
 
 def _failed_on_l1(
@@ -259,10 +242,10 @@ async def _early_forced(backend: BridgeBackend, tx_id: Bytes32) -> Json:
     final = _failed_on_l1(backend, tx_id, "force")
     if final is not None:
         return {**base, **final[1]}
-    info = await backend.l1_pending(tx_id, "force")
-    if info is None:
+    told = await backend.l1_pending(tx_id, "force")
+    if told is None:
         raise unknown("forced transaction", to_json(tx_id), "inbox messages", len(backend.state.inbox))
-    return {**base, **_early(info)}
+    return {**base, **_early(told)}
 
 
 async def _read_forced(backend: BridgeBackend, raw: bytes) -> tuple[Write, SignedTransaction]:

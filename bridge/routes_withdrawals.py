@@ -10,12 +10,11 @@ from starlette.responses import Response
 
 from bridge import abi, actions, views
 from bridge.actions import plain_call, read_object, read_write
-from bridge.backend import BridgeBackend, Tracked, tracked_of
+from bridge.backend import BridgeBackend, Told, Tracked, tracked_of
 from bridge.follow import BRIDGE, MESSENGER, WithdrawalEntry
 from bridge.params import AddressText, From, Id, Limit, page, parse_address, parse_id, unknown
 from bridge.routes_inbox import accepted, body_doc, hash_of
 from bridge.views import Json
-from chainkit.client import ReceiptInfo
 from chainkit.codec import Bytes32, CodecError, parse_hex, to_json
 from chainkit.ops_api import JsonResponse, PathInt
 from chainkit.problems import Problem
@@ -133,41 +132,29 @@ async def _again(backend: BridgeBackend, entry: WithdrawalEntry) -> Json:
     """Of a withdrawal whose every batch was reverted: whether the sequencer has it in its chain again."""
     last = entry.inclusions[-1].batch
     reason = f"batch {last} was reverted: {backend.state.revert_reasons.get(last, 'unknown')}"
-    info = None if backend.state.totals.frozen_height else await backend.l2_pending(entry.tx_id)
-    if info is None or info.success is False:
+    told = None if backend.state.totals.frozen_height else await backend.l2_pending(entry.tx_id)
+    if told is None or told.failed:
         return {"reason": reason}
     return views.waiting_json(reason=reason)
 
 
 async def _early(backend: BridgeBackend, tx_id: Bytes32) -> Json:
     """A withdrawal that never was in a batch: the sequencer's word."""
-    tracked, info = backend.tracked(tx_id), await backend.l2_pending(tx_id)
-    if tracked is not None and tracked.call_contract != MESSENGER:
-        tracked = None
-    if info is None and tracked is None:
+    told = await backend.l2_pending(tx_id)
+    about = backend.tracked(tx_id) if told is None else told.about
+    if about is None or about.method != "withdraw":
         count = max(backend.state.withdrawal_by_index, default=-1) + 1
         raise unknown("withdrawal", to_json(tx_id), "withdrawals", count)
-    return _early_json(backend, tx_id, tracked, info)
+    return _early_json(backend, tx_id, about, told)
 
 
-def _early_json(
-    backend: BridgeBackend, tx_id: Bytes32, tracked: Tracked | None, info: ReceiptInfo | None
-) -> Json:
-    transaction: Any = {} if info is None else info.answer["transaction"]
-    action = transaction.get("action", {})
-    args = action.get("args")
-    recipient = args.get("recipient") if isinstance(args, dict) else None
-    if tracked is not None:
-        amount, sender, recipient = tracked.amount, to_json(tracked.sender), to_json(tracked.to)
-    else:
-        amount, sender = action.get("value"), transaction.get("sender")
-    failed = info is not None and info.success is False
-    if failed and info is not None:
-        reason = f"it failed on L2: {info.message or info.code} ({info.code})"
+def _early_json(backend: BridgeBackend, tx_id: Bytes32, about: Tracked, told: Told | None) -> Json:
+    if told is not None and told.failed:
+        reason = f"it failed on L2: {told.message or told.code} ({told.code})"
         progress = views.progress_json(views.REVERTED, reason=reason)
     elif backend.state.totals.frozen_height:
         progress = views.never_json()
-    elif info is not None and info.success:
+    elif told is not None and told.height is not None:
         progress = views.waiting_json()
     else:
         progress = views.waiting_json("the sequencer to put it into an L2 block")
@@ -176,11 +163,11 @@ def _early_json(
         "ordinal": 0,
         "index": None,
         **progress,
-        "amount": amount,
-        "sender": sender,
-        "recipient": recipient,
+        "amount": about.amount,
+        "sender": to_json(about.sender),
+        "recipient": to_json(about.to),
         "batch": None,
-        "l2_height": None if info is None else info.height,
+        "l2_height": None if told is None else told.height,
         "claim": None,
         "reverted_in": [],
         "claim_arguments": None,
