@@ -9,7 +9,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Final
 
+PARENT_VARIABLE: Final = "LAYERLAB_PARENT_PID"
+"""Set by whoever starts services: a parent that died before we could look for it is missed otherwise."""
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.5
 
@@ -20,7 +23,8 @@ def watch_parent(on_death: Callable[[], None]) -> asyncio.Task[None]:
     On Linux the kernel tells at once (prctl); everywhere a look twice a second finds it out. The signal comes
     also when only the *thread* ends that started us, so it is never believed without a look.
     """
-    parent = os.getppid()
+    named = os.environ.get(PARENT_VARIABLE, "")
+    parent = int(named) if named.isascii() and named.isdigit() else os.getppid()
     looked_for = asyncio.Event()
     loop = asyncio.get_running_loop()
     if sys.platform == "linux":

@@ -1,25 +1,34 @@
-"""A devnet's configuration: how many of what, how fast, on which ports.
+"""A devnet's configuration: how many of what, how fast, who has what, on which ports.
 
-Responsible for the presets, for ports and addresses, and for reading and writing it all as JSON.
-Must not know how services are started.
+Responsible for the presets, for refusing values that cannot work, for ports and addresses, and for reading and
+writing it all as JSON. Must not know how services are started, nor where files lie.
 """
 
+import random
 import socket
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final, Self
 
 from bridge.abi import BridgeSettings
+from bridge.settings import SettingsError, check_settings
+from chainkit.block import MAX_VALIDATORS
 from chainkit.codec import from_json, to_json
 from chainkit.fault_api import DEVNET_TOKEN
-from chainkit.keys import dev_keypair
+from chainkit.keys import DEV_ACCOUNTS, DEV_VALIDATORS, InvalidDevNameError, dev_keypair
 
 COIN: Final = 1_000_000_000  # gwei
 L1_CHAIN_ID: Final = 900
 L2_CHAIN_ID: Final = 901
 HOST: Final = "127.0.0.1"
-FIRST_VALIDATOR_PORT: Final = 8545
-OTHER_PORTS: Final = {"sequencer": 9545, "verifier": 9546, "bridge": 10545}
+FIRST_PORT: Final = 8545
+"""L1's first validator; the others follow it."""
+OTHER_PORTS: Final = {"sequencer": 1000, "verifier": 1001, "bridge": 2000}
+"""Ports relative to `FIRST_PORT`: 9545, 9546, 10545."""
+MOST_VALIDATORS: Final = min(MAX_VALIDATORS, DEV_VALIDATORS)
+MAX_EXTRA_ACCOUNTS: Final = 1000
 
 
 class DevnetError(Exception):
@@ -27,28 +36,27 @@ class DevnetError(Exception):
 
 
 def default_settings(**changes: Any) -> BridgeSettings:
-    """The bridge's settings on a devnet: a window of 100 blocks, an administrator with an exit window."""
-    settings = BridgeSettings(
-        sequencer=dev_keypair("sequencer").address,
-        admin=None,
-        challenge_window=100,
-        dispute_clock=60,
-        max_move_delay=4,
-        inclusion_delay=20,
-        sequencer_timeout=150,
-        escape_timeout=300,
-        exit_window=400,
-    )
-    return BridgeSettings(**{**_fields(settings), **changes})
+    """The bridge's settings on a devnet: a window of 100 blocks, and no administrator.
 
-
-def _fields(settings: BridgeSettings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in settings.__struct_fields__}
+    ``changes`` are fields of `BridgeSettings`. Raises `DevnetError` for a field that is none.
+    """
+    chosen: dict[str, Any] = {"sequencer": dev_keypair("sequencer").address, "challenge_window": 100}
+    unknown = sorted(set(changes) - set(BridgeSettings.__struct_fields__))
+    if unknown:
+        raise DevnetError(f"the bridge has no setting {', '.join(unknown)}")
+    return BridgeSettings(**{**chosen, **changes})
 
 
 @dataclass(frozen=True)
 class DevnetConfig:
-    """Times in ms: ``slot_ms`` is L1's, ``block_ms`` the least between L2 blocks. ``ports`` by service."""
+    """Times in ms: ``slot_ms`` is L1's, ``block_ms`` the least between L2 blocks. Amounts in gwei.
+
+    ``ports`` by service; empty means the usual ones. ``accounts`` are the names of further well-known
+    accounts, funded as alice is. ``l1_fund`` and ``l2_fund`` are what each account starts with,
+    ``operator_fund`` what the sequencer and the verifier have on L1, ``stake`` each validator's.
+
+    Raises `DevnetError` naming the first value that cannot work.
+    """
 
     validators: int = 4
     slot_ms: int = 1000
@@ -58,17 +66,35 @@ class DevnetConfig:
     settings: BridgeSettings = field(default_factory=default_settings)
     ports: dict[str, int] = field(default_factory=dict)
     fault_token: str = DEVNET_TOKEN
+    l1_chain_id: int = L1_CHAIN_ID
+    l2_chain_id: int = L2_CHAIN_ID
+    accounts: tuple[str, ...] = ()
+    l1_fund: int = 10_000 * COIN
+    l2_fund: int = 100 * COIN
+    operator_fund: int = 100_000 * COIN
+    stake: int = 1_000 * COIN
 
     def __post_init__(self) -> None:
-        if not 1 <= self.validators <= 32:
-            raise DevnetError(f"{self.validators} validators: give 1 to 32")
-        if self.slot_ms < 50 or self.block_ms < 1:
-            raise DevnetError("slot_ms must be at least 50, block_ms at least 1")
+        object.__setattr__(self, "accounts", tuple(self.accounts))
+        _check_integers(self)
+        _check_accounts(self.accounts)
+        if self.l1_chain_id == self.l2_chain_id:
+            raise DevnetError(f"both chains have the id {self.l1_chain_id}; give them different ones")
+        if (
+            not isinstance(self.fault_token, str)
+            or not self.fault_token.isprintable()
+            or not self.fault_token
+        ):
+            raise DevnetError("fault_token must be a secret of printable characters")
+        try:
+            check_settings(self.settings)
+        except SettingsError as error:
+            raise DevnetError(str(error)) from None
         if not self.ports:
-            object.__setattr__(self, "ports", _default_ports(self.validators))
-        missing = set(self.services) - set(self.ports)
-        if missing:
-            raise DevnetError(f"no port for {', '.join(sorted(missing))}")
+            object.__setattr__(self, "ports", self._ports_from(FIRST_PORT))
+        _check_ports(self)
+
+    # --- names and addresses ---
 
     @property
     def validator_names(self) -> list[str]:
@@ -79,37 +105,137 @@ class DevnetConfig:
         """Every service, in the order in which they start."""
         return [*self.validator_names, "sequencer", "verifier", "bridge"]
 
+    @property
+    def account_names(self) -> list[str]:
+        """Every funded account but the validators'."""
+        return [*DEV_ACCOUNTS, *self.accounts]
+
     def url(self, service: str) -> str:
+        """The address of a service. Raises `DevnetError` for a name that is none."""
+        if service not in self.ports:
+            raise DevnetError(f"no service {service!r}; there are: {', '.join(self.services)}")
         return f"http://{HOST}:{self.ports[service]}"
 
     @property
     def l1_urls(self) -> list[str]:
         return [self.url(name) for name in self.validator_names]
 
+    # --- ports ---
+
+    def with_port_base(self, base: int) -> Self:
+        """The same with validators at ``base`` and on, and the others as far from it as usual."""
+        return replace(self, ports=self._ports_from(base))
+
+    def with_free_ports(self) -> Self:
+        """The same with ports that nobody uses at this moment.
+
+        They lie below those that the system hands out to outgoing connections: a service that is killed and
+        started again must not find its port taken by one of these.
+        """
+        candidates = random.sample(range(20_000, _first_ephemeral_port()), k=400)
+        ports: dict[str, int] = {}
+        with ExitStack() as stack:
+            for name in self.services:
+                ports[name] = _first_free(candidates, stack)
+        return replace(self, ports=ports)
+
+    def _ports_from(self, base: int) -> dict[str, int]:
+        ports = {name: base + i for i, name in enumerate(self.validator_names)}
+        return ports | {name: base + offset for name, offset in OTHER_PORTS.items()}
+
+    # --- JSON ---
+
     def to_json(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**plain, "settings": to_json(self.settings)}
+        return {**plain, "accounts": list(self.accounts), "settings": to_json(self.settings)}
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Raises `DevnetError`."""
         try:
             return cls(**{**value, "settings": from_json(BridgeSettings, value["settings"])})
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise DevnetError(f"the devnet's configuration cannot be read: {error}") from None
 
-    def with_free_ports(self) -> Self:
-        """The same with ports that nobody uses at this moment."""
-        with ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in self.services]
-            for item in sockets:
-                item.bind((HOST, 0))
-            ports = {name: s.getsockname()[1] for name, s in zip(self.services, sockets, strict=True)}
-        return replace(self, ports=ports)
+    def difference(self, other: "DevnetConfig") -> str:
+        """What differs from ``other``, ports aside, in a few words; empty if nothing does."""
+        mine, theirs = self.to_json(), other.to_json()
+        mine |= mine.pop("settings")
+        theirs |= theirs.pop("settings")
+        names = [name for name in mine if name != "ports" and mine[name] != theirs.get(name)]
+        return ", ".join(f"{name} is {mine[name]}, not {theirs.get(name)}" for name in names)
 
 
-def _default_ports(validators: int) -> dict[str, int]:
-    return {**{f"validator-{i}": FIRST_VALIDATOR_PORT + i for i in range(validators)}, **OTHER_PORTS}
+_RANGES: Final[Mapping[str, tuple[int, int]]] = {
+    "validators": (1, MOST_VALIDATORS),
+    "slot_ms": (50, 3_600_000),
+    "era_slots": (2, 1_000_000),
+    "block_ms": (1, 3_600_000),
+    "unbonding_eras": (3, 64),
+    "l1_chain_id": (1, 2**53 - 1),
+    "l2_chain_id": (1, 2**53 - 1),
+    "l1_fund": (0, 2**53 - 1),
+    "l2_fund": (0, 2**53 - 1),
+    "operator_fund": (0, 2**53 - 1),
+    "stake": (COIN, 2**53 - 1),
+}
+
+
+def _check_integers(config: DevnetConfig) -> None:
+    for name, (low, high) in _RANGES.items():
+        value = getattr(config, name)
+        if type(value) is not int or not low <= value <= high:  # type(): True is an int
+            raise DevnetError(f"{name} must be an integer from {low} to {high}, not {value!r:.40}")
+
+
+def _check_accounts(names: tuple[str, ...]) -> None:
+    if len(names) > MAX_EXTRA_ACCOUNTS:
+        raise DevnetError(f"{len(names)} further accounts; give {MAX_EXTRA_ACCOUNTS} at most")
+    for i, name in enumerate(names):
+        try:
+            dev_keypair(name)
+        except InvalidDevNameError as error:
+            raise DevnetError(str(error)) from None
+        reserved = name in DEV_ACCOUNTS or name == "vault" or name.startswith("validator-")
+        if reserved or name in names[:i]:
+            raise DevnetError(f"the account {name!r} exists already; choose another name")
+
+
+def _check_ports(config: DevnetConfig) -> None:
+    if not isinstance(config.ports, dict):
+        raise DevnetError("ports must be given by service")
+    missing = [name for name in config.services if name not in config.ports]
+    if missing:
+        raise DevnetError(f"no port for {', '.join(missing)}")
+    taken: dict[int, str] = {}
+    for name in config.services:
+        port = config.ports[name]
+        if type(port) is not int or not 1 <= port <= 65535:
+            raise DevnetError(f"the port of {name} must be an integer from 1 to 65535, not {port!r:.40}")
+        if port in taken:
+            raise DevnetError(f"{taken[port]} and {name} have the same port {port}")
+        taken[port] = name
+
+
+def _first_ephemeral_port() -> int:
+    try:
+        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+        return max(21_000, int(text.split()[0]))
+    except (OSError, ValueError, IndexError):
+        return 32_768
+
+
+def _first_free(candidates: list[int], stack: ExitStack) -> int:
+    """Take ports from ``candidates`` until one can be bound; it stays bound until ``stack`` closes."""
+    while candidates:
+        port = candidates.pop()
+        probe = stack.enter_context(socket.socket())
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            continue
+        return port
+    raise DevnetError("no free port found; give ports with --port-base")
 
 
 def demo_config() -> DevnetConfig:
@@ -124,6 +250,14 @@ def demo_config() -> DevnetConfig:
         escape_timeout=80,
         exit_window=100,
     )
-    return DevnetConfig(
-        validators=5, slot_ms=400, era_slots=12, block_ms=150, unbonding_eras=4, settings=settings
-    )
+    return DevnetConfig(validators=5, slot_ms=400, era_slots=12, block_ms=150, settings=settings)
+
+
+PRESETS: Final[Mapping[str, Callable[[], DevnetConfig]]] = {"devnet": DevnetConfig, "demo": demo_config}
+
+
+def preset(name: str) -> DevnetConfig:
+    """A configuration by name. Raises `DevnetError`."""
+    if name not in PRESETS:
+        raise DevnetError(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
+    return PRESETS[name]()

@@ -1,221 +1,417 @@
-"""A devnet in a directory: its genesis, its clock, its processes, and bringing it up and down.
+"""A devnet in a directory: making and opening it, bringing it up and down, its time and its status.
 
 Responsible for what `layerlab up`, `down`, `status` and `warp` do. Must not know how any of it is shown.
-
-The directory holds ``devnet.json`` (configuration and pids; also the mark that layerlab made the directory),
-``genesis/``, ``clock.json``, ``data/<service>/``, ``logs/`` and ``snapshots/``.
 """
 
 import json
-import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
 import httpx
 
-from chainkit.clock import ClockError, VirtualClock, create_clock, rebase, set_rate, stop_clock
+from bridge.abi import BridgeParams
+from chainkit.codec import decode
 from chainkit.genesis import Genesis, GenesisError, genesis_from_json, genesis_to_json
+from layerlab import archive
 from layerlab.config import DevnetConfig, DevnetError
-from layerlab.genesis import make_l1_genesis
-from layerlab.processes import POLL_SECONDS, Progress, Running, Supervisor
+from layerlab.devtime import DevnetTime
+from layerlab.genesis import make_l1_genesis, make_l2_genesis
+from layerlab.layout import DEFAULT_DIRECTORY as DEFAULT_DIRECTORY
+from layerlab.layout import MARK as MARK
+from layerlab.layout import Layout, write_json
+from layerlab.processes import Progress, Running, Supervisor, end_all, find_services, nothing
+from layerlab.warp import WarpProgress, unseen, warp
 
-MARK: Final = "devnet.json"
-DEFAULT_DIRECTORY: Final = Path(".layerlab/devnet")
-FIRST_SLOT_MS: Final = 4000
-"""Time between making genesis and slot 0, for the services to start in."""
-WARP_SLOT_SECONDS: Final = 0.1
-"""Real seconds that a slot is given while warping; the rate follows from it."""
-SLOWEST_SLOT_SECONDS: Final = 0.4
+FIRST_SLOT_MS: Final = 500
+"""Virtual time between making genesis and slot 0; time does not run before the validators answer."""
+WATCH_SECONDS: Final = 0.5
 
 
 class Devnet:
     """One devnet. ``with_parent``: its services end with this process."""
 
+    supervisor_type: type[Supervisor] = Supervisor
+
     def __init__(self, directory: Path, config: DevnetConfig, *, with_parent: bool = False) -> None:
-        self.directory = directory.resolve()
+        self.layout = Layout(directory.resolve())
         self.config = config
-        self.supervisor = Supervisor(config, self.directory, with_parent=with_parent)
+        self.time = DevnetTime(self.layout)
+        self.genesis_hash = ""
+        self.supervisor = self.supervisor_type(config, self.layout, with_parent=with_parent)
+        self._guard = threading.RLock()
+        self._depth = 0
+
+    @property
+    def directory(self) -> Path:
+        return self.layout.directory
 
     # --- making and opening ---
 
     @classmethod
     def create(cls, directory: Path, config: DevnetConfig, *, with_parent: bool = False) -> Self:
         """Make a new devnet in an empty or missing directory. Raises `DevnetError`."""
-        if directory.exists() and any(directory.iterdir()):
-            raise DevnetError(f"{str(directory)!r} is not empty; give another directory, or use up --fresh")
         devnet = cls(directory, config, with_parent=with_parent)
-        time_ms = int(time.time() * 1000) + FIRST_SLOT_MS
-        genesis = make_l1_genesis(config, time_ms - time_ms % 1000)
-        file = devnet.supervisor.genesis_file
-        file.parent.mkdir(parents=True)
-        file.write_text(json.dumps(genesis_to_json(genesis), indent=2) + "\n")
-        create_clock(devnet.supervisor.clock_file, None)
-        devnet.save()
+        now = time.time()
+        time_ms = int(now * 1000) + FIRST_SLOT_MS
+        genesis = make_l1_genesis(config, time_ms)
+        with devnet._locked():
+            devnet.layout.require_vacant()
+            devnet.genesis_hash = genesis.hash().hex()
+            devnet.save()  # the mark first: whatever comes next is known as ours
+            devnet.layout.genesis_file.parent.mkdir(exist_ok=True)
+            write_json(devnet.layout.genesis_file, genesis_to_json(genesis))
+            write_json(devnet.layout.l2_genesis_file, genesis_to_json(make_l2_genesis(config, time_ms)))
+            devnet.time.create(now)
         return devnet
 
     @classmethod
     def open(cls, directory: Path, *, with_parent: bool = False) -> Self:
         """Open what `create` made. Raises `DevnetError` for anything else."""
-        mark = directory / MARK
-        try:
-            content = json.loads(mark.read_text())
-            config = DevnetConfig.from_json(content["config"])
-            running = {name: Running(pid, started) for name, (pid, started) in content["running"].items()}
-        except FileNotFoundError:
-            raise DevnetError(f"no devnet in {str(directory)!r}; make one with layerlab up") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DevnetError(
-                f"{str(mark)!r} cannot be read ({error}); start anew with layerlab up --fresh"
-            ) from None
+        layout = Layout(directory.resolve())
+        if not layout.exists:
+            raise DevnetError(f"no devnet in {str(directory)!r}; make one with layerlab up")
+        config, genesis_hash, _ = _read_mark(layout)
         devnet = cls(directory, config, with_parent=with_parent)
-        devnet.supervisor.running = {name: r for name, r in running.items() if r.process()}
+        devnet.genesis_hash = genesis_hash
+        if archive.pending(layout):
+            with devnet._locked():
+                devnet.conclude_restore()
+        devnet.reload()
         devnet._check_files()
         return devnet
 
-    def _check_files(self) -> None:
-        try:
-            self.genesis()
-            VirtualClock(self.supervisor.clock_file)
-        except (OSError, GenesisError, ClockError) as error:
+    @classmethod
+    def open_or_create(
+        cls,
+        directory: Path,
+        config: DevnetConfig | None = None,
+        *,
+        fresh: bool = False,
+        with_parent: bool = False,
+    ) -> Self:
+        """Open the devnet there or make one; ``fresh`` deletes the old one first, snapshots excepted.
+
+        ``config`` None: the one that it has, or the usual. A given one must be that of the devnet, ports aside:
+        those are taken over if they are not the usual ones. Raises `DevnetError`.
+        """
+        if fresh:
+            cls.remove(directory)
+        if not cls.exists(directory):
+            return cls.create(directory, config or DevnetConfig(), with_parent=with_parent)
+        devnet = cls.open(directory, with_parent=with_parent)
+        if config is None:
+            return devnet
+        if difference := config.difference(devnet.config):
             raise DevnetError(
-                f"the devnet in {str(self.directory)!r} is damaged ({error}); restore a snapshot, or start anew "
-                "with layerlab up --fresh"
-            ) from None
+                f"the devnet in {str(directory)!r} is another one ({difference}); start anew with --fresh, "
+                "or give another directory with --dir"
+            )
+        usual = replace(config, ports={}).ports
+        if config.ports != usual and config.ports != devnet.config.ports:
+            devnet.change_ports(config)
+        return devnet
+
+    @staticmethod
+    def exists(directory: Path) -> bool:
+        """Whether layerlab made a devnet there."""
+        return Layout(directory.resolve()).exists
 
     @staticmethod
     def remove(directory: Path) -> None:
-        """Delete a devnet that layerlab made here, snapshots excepted. Raises `DevnetError` otherwise."""
-        if not directory.exists():
+        """End what runs there and delete what layerlab made there, snapshots excepted. Raises `DevnetError`."""
+        layout = Layout(directory.resolve())
+        if not layout.directory.exists():
             return
-        if any(directory.iterdir()) and not (directory / MARK).is_file():
+        with layout.locked():
+            if layout.exists:
+                end_all(find_services(layout).values())
+            layout.remove()
+
+    def _check_files(self) -> None:
+        problem = ""
+        try:
+            if self.genesis().hash().hex() != self.genesis_hash:
+                problem = "its genesis file is another chain's"
+            self.time.schedule()
+        except OSError as error:
+            problem = f"{str(error.filename)!r}: {error.strerror}"
+        except (GenesisError, DevnetError) as error:
+            problem = str(error)
+        if problem:
             raise DevnetError(
-                f"{str(directory)!r} was not made by layerlab (it has no {MARK}); nothing deleted"
+                f"the devnet in {str(self.directory)!r} is damaged ({problem}); start anew with layerlab up --fresh"
             )
-        for name in ("data", "logs", "genesis"):
-            shutil.rmtree(directory / name, ignore_errors=True)
-        for name in ("clock.json", "clock.json.lock", MARK):
-            (directory / name).unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Write configuration and pids, atomically."""
-        running = {name: [r.pid, r.started] for name, r in self.supervisor.running.items()}
-        content = {"config": self.config.to_json(), "running": running, "urls": self.urls()}
+        """Write configuration and processes, atomically."""
+        running = {name: [r.pid, r.birth] for name, r in self.supervisor.running.items()}
+        content = {"config": self.config.to_json(), "genesis": self.genesis_hash, "running": running}
         self.directory.mkdir(parents=True, exist_ok=True)
-        temporary = self.directory / (MARK + ".new")
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(self.directory / MARK)
+        write_json(self.layout.mark, {**content, "urls": self.urls()})
+
+    def reload(self) -> None:
+        """Take over what another command may have changed. Raises `DevnetError`."""
+        config, self.genesis_hash, running = _read_mark(self.layout)
+        self._configure(config)
+        self.supervisor.running = dict(running)
+        self.supervisor.adopt()
+
+    def change_ports(self, config: DevnetConfig) -> None:
+        """Take over the ports of ``config``. Raises `DevnetError` if the devnet is up."""
+        with self._locked():
+            self.reload()
+            if self.is_running:
+                raise DevnetError("the devnet is up; to change its ports stop it first with layerlab down")
+            self._configure(replace(self.config, ports=config.ports))
+            self.save()
+
+    def _configure(self, config: DevnetConfig) -> None:
+        self.config = self.supervisor.config = config
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One command at a time works on the directory, threads of this process included."""
+        with self._guard:
+            if self._depth:
+                yield
+                return
+            with self.layout.locked():
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """As a snapshot needs it: nobody else starts, stops or warps. Raises `DevnetError`."""
+        with self.layout.locked("clock"), self._locked():
+            self.reload()
+            yield
 
     def genesis(self) -> Genesis:
         """L1's genesis (L2's is in its bridge contract's parameters)."""
-        return genesis_from_json(self.supervisor.genesis_file.read_bytes())
+        return genesis_from_json(self.layout.genesis_file.read_bytes())
+
+    def l2_genesis(self) -> Genesis:
+        """The rollup's genesis, as L1's has it."""
+        spec = next(spec for spec in self.genesis().contracts if spec.name == "bridge")
+        return decode(BridgeParams, spec.params).l2_genesis
 
     def urls(self) -> dict[str, str]:
         return {name: self.config.url(name) for name in self.config.services}
 
     @property
-    def clock(self) -> VirtualClock:
-        return VirtualClock(self.supervisor.clock_file)
-
-    @property
     def is_running(self) -> bool:
-        return any(running.process() for running in self.supervisor.running.values())
+        return any(self.supervisor.alive(name) for name in self.config.services)
 
     # --- up and down ---
 
-    def up(self, progress: Progress = lambda _: None) -> None:
-        """Start every service and wait until all are ready; time goes on where it stood."""
-        if self.is_running:
-            raise DevnetError("the devnet is up already; see layerlab status, or stop it with layerlab down")
-        self.supervisor.check_ports()
-        if (self.directory / "data").exists():
-            rebase(self.supervisor.clock_file, self.clock.now())
-        try:
-            self.supervisor.start_all(progress)
-        finally:
+    def up(self, progress: Progress = nothing, services: Sequence[str] | None = None) -> None:
+        """Start every service (or these) and return when all are ready; time goes on where it stood.
+
+        Raises `DevnetError` with nothing left running.
+        """
+        names = list(self.config.services if services is None else services)
+        with self._locked():
+            self.reload()
+            if self.is_running:
+                raise DevnetError(
+                    "the devnet is up already; see layerlab status, or stop it with layerlab down"
+                )
+            self.supervisor.check_ports(names)
+            self.time.settle()
+            try:
+                for name in names:
+                    self.supervisor.start(name)
+                    self.save()
+                # No slot passes before there is somebody to fill it.
+                first = [name for name in names if name in self.config.validator_names]
+                self.supervisor.wait_live(first or names, progress)
+                self.time.set_rate(1.0)
+                self.supervisor.wait_ready(names, progress)
+            except BaseException:
+                self.halt(nothing)
+                raise
+
+    def down(self, progress: Progress = nothing) -> list[str]:
+        """Stop time, then every service; their data stays. Returns the names of those that ran."""
+        with self._locked():
+            self.reload()
+            return self.halt(progress)
+
+    def halt(self, progress: Progress) -> list[str]:
+        """As `down`, for a command that has the directory for itself already."""
+        ran = [name for name in self.config.services if self.supervisor.alive(name)]
+        if ran:
+            self.time.stop()
+            progress(f"stopping {len(ran)} services")
+            self.supervisor.stop_all()
+        else:
+            self.time.settle()
+        self.save()
+        return ran
+
+    def watch(
+        self, ended: Callable[[str, list[str]], None], wait: Callable[[float], object] = time.sleep
+    ) -> None:
+        """Return when another command has taken the devnet down; until then tell which services end by themselves.
+
+        ``ended(name, last log lines)`` is called once for each; ``wait(seconds)`` may raise to end it all.
+        """
+        known: set[str] = set()
+        while True:
+            wait(WATCH_SECONDS)
+            with suppress(DevnetError), self.layout.locked(seconds=0):  # else a command is at work
+                expected = set(_read_mark(self.layout)[2])
+                self.reload()
+                gone = {name for name in expected if not self.supervisor.alive(name)}
+                for name in sorted(gone - known):
+                    ended(name, self.supervisor.log_tail(name))
+                known = gone
+                if not self.is_running:
+                    return
+
+    def restart(self, name: str, progress: Progress = nothing) -> None:
+        """Start one service (again) and return when it is ready. Raises `DevnetError`."""
+        with self._locked():
+            self.reload()
+            self.supervisor.require_known(name)
+            if not self.is_running:
+                raise DevnetError("the devnet is down; start it with layerlab up")
+            self.supervisor.stop([name])
+            self.supervisor.check_ports([name])
+            self.supervisor.start(name)
             self.save()
-
-    def down(self, progress: Progress = lambda _: None) -> None:
-        """Stop time, then every service; their data stays."""
-        progress("stopping")
-        stop_clock(self.supervisor.clock_file)
-        self.supervisor.stop_all()
-        self.save()
-
-    def restart(self, name: str, progress: Progress = lambda _: None) -> None:
-        """Start one service again and wait until it is ready."""
-        self.supervisor.start(name)
-        self.supervisor.wait_ready([name], progress)
-        self.save()
+            self.supervisor.wait_ready([name], progress)
 
     def kill(self, name: str) -> None:
-        """SIGKILL one service."""
-        self.supervisor.kill(name)
-        self.save()
+        """SIGKILL one service. Raises `DevnetError` if it does not run."""
+        with self._locked():
+            self.reload()
+            self.supervisor.kill(name)
+            self.save()
 
     def delete_data(self, name: str) -> None:
-        """Delete a stopped service's data directory."""
-        if self.supervisor.alive(name):
-            raise DevnetError(f"{name} is running; stop it first")
-        shutil.rmtree(self.supervisor.data(name), ignore_errors=True)
+        """Delete a stopped service's data directory. Raises `DevnetError`."""
+        with self._locked():
+            self.reload()
+            self.supervisor.require_known(name)
+            if self.supervisor.alive(name):
+                raise DevnetError(f"{name} is running; stop it first")
+            archive.remove_tree(self.layout.data(name))
+
+    def conclude_restore(self) -> None:
+        """Finish a restore that `archive.commit` promised; ports stay if they can. Nothing may run."""
+        ports = self.config.ports
+        manifest = archive.put_in_place(self.layout)
+        config = DevnetConfig.from_json(manifest.config)
+        if set(config.services) <= set(ports):
+            config = replace(config, ports=ports)
+        self._configure(config)
+        self.genesis_hash = manifest.genesis
+        self.time.stand_at(manifest.virtual)
+        self.save()
+        archive.clear(self.layout)
+
+    # --- status ---
 
     def status(self) -> dict[str, Any]:
-        """Every service's ``GET /status``, or why there is none."""
-        answers: dict[str, Any] = {}
+        """Directory, time, and for each service what ``GET /status`` says, or why it says nothing."""
+        resident = self.supervisor.resident_bytes()
+        with httpx.Client(timeout=2.0, trust_env=False) as http, ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda url: _ask(http, url), self.urls().values()))
+        services: dict[str, Any] = {}
+        for (name, url), answer in zip(self.urls().items(), answers, strict=True):
+            running = self.supervisor.running.get(name) if self.supervisor.alive(name) else None
+            about = {"url": url, "pid": running and running.pid, "resident_bytes": resident.get(name)}
+            services[name] = {**about, **answer}
+        virtual, rate = self.time.now()
+        return {
+            "directory": str(self.directory),
+            "running": self.is_running,
+            "time": {"virtual": virtual, "rate": rate},
+            "services": services,
+        }
+
+    def final_height(self) -> int:
+        """L1's final height at the first validator that answers. Raises `DevnetError` if none does."""
         with httpx.Client(timeout=2.0, trust_env=False) as http:
-            for name, url in self.urls().items():
-                try:
-                    answers[name] = {"up": True, **http.get(url + "/status").json()}
-                except (httpx.HTTPError, ValueError) as error:
-                    answers[name] = {"up": False, "error": str(error) or type(error).__name__}
-        return answers
+            for name in self.config.validator_names:
+                if self.supervisor.alive(name):
+                    answer = _ask(http, self.config.url(name))
+                    with suppress(KeyError, TypeError, ValueError):
+                        return int(answer["heads"]["finalized"]["height"])
+        raise DevnetError("no validator answers; start the devnet with layerlab up")
 
     # --- time ---
 
-    def final_height(self) -> int:
-        """L1's highest final height among the validators that answer. Raises `DevnetError` if none does."""
-        with httpx.Client(timeout=2.0, trust_env=False) as http:
-            for url in self.config.l1_urls:
-                try:
-                    return int(http.get(url + "/status").json()["heads"]["finalized"]["height"])
-                except (httpx.HTTPError, ValueError, KeyError, TypeError):
-                    continue
-        raise DevnetError("no validator answers; start the devnet with layerlab up")
-
     def set_rate(self, rate: float) -> None:
         """Let virtual time run ``rate`` times as fast as real time, for every service alike."""
-        set_rate(self.supervisor.clock_file, rate, delay=0.2)
+        self.time.set_rate(rate)
 
     def warp(
-        self, done: Callable[[int], bool], progress: Callable[[int, float], None] = lambda _h, _r: None
+        self,
+        done: Callable[[int], bool],
+        progress: WarpProgress = unseen,
+        *,
+        goal: int | None = None,
+        max_rate: float | None = None,
     ) -> int:
-        """Run time fast until ``done(final height)``; returns that height. Time runs at its own pace again after.
+        """Run time fast until ``done(final L1 height)``; returns that height. See `layerlab.warp`.
 
-        If blocks do not become final at that pace (the machine is too slow), the pace is lowered.
+        Raises `DevnetError`, with time running at its own pace again.
         """
-        slot_seconds = self.config.slot_ms / 1000
-        pace = min(WARP_SLOT_SECONDS, slot_seconds)
-        height = self.final_height()
-        if done(height):
-            return height
-        try:
-            self.set_rate(slot_seconds / pace)
-            since, seen = time.monotonic(), height
-            while not done(height):
-                progress(height, slot_seconds / pace)
-                time.sleep(POLL_SECONDS / 2)
-                height = self.final_height()
-                if time.monotonic() - since > 25 * pace:
-                    made, since = height - seen, time.monotonic()
-                    seen = height
-                    if made < 12 and pace < min(SLOWEST_SLOT_SECONDS, slot_seconds):
-                        pace = min(pace * 1.5, SLOWEST_SLOT_SECONDS, slot_seconds)
-                        self.set_rate(slot_seconds / pace)
-            return height
-        finally:
-            self.set_rate(1.0)
+        with self.layout.locked("clock"):
+            return warp(
+                self.final_height,
+                self.time,
+                done,
+                slot_seconds=self.config.slot_ms / 1000,
+                goal=goal,
+                max_rate=max_rate,
+                progress=progress,
+            )
 
-    def warp_to(self, height: int, progress: Callable[[int, float], None] = lambda _h, _r: None) -> int:
-        """Run time fast until L1's final height is at least ``height``."""
-        return self.warp(lambda final: final >= height, progress)
+    def warp_to(self, height: int, progress: WarpProgress = unseen, *, max_rate: float | None = None) -> int:
+        """Run time fast until L1's final height is at least ``height``; returns it."""
+        return self.warp(lambda final: final >= height, progress, goal=height, max_rate=max_rate)
+
+    def warp_blocks(
+        self, blocks: int, progress: WarpProgress = unseen, *, max_rate: float | None = None
+    ) -> int:
+        """Run time fast until ``blocks`` more L1 blocks are final; returns the final height."""
+        return self.warp_to(self.final_height() + blocks, progress, max_rate=max_rate)
+
+
+def _read_mark(layout: Layout) -> tuple[DevnetConfig, str, Mapping[str, Running]]:
+    try:
+        content = json.loads(layout.mark.read_bytes())
+        config = DevnetConfig.from_json(content["config"])
+        running = {
+            name: Running(int(pid), str(birth))
+            for name, (pid, birth) in content["running"].items()
+            if name in config.services
+        }
+        return config, str(content["genesis"]), running
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DevnetError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DevnetError(
+            f"{str(layout.mark)!r} cannot be read ({reason}); start anew with layerlab up --fresh"
+        ) from None
+
+
+def _ask(http: httpx.Client, url: str) -> dict[str, Any]:
+    try:
+        answer = http.get(url + "/status").json()
+        if isinstance(answer, dict):
+            return {"up": True, **answer}
+        return {"up": False, "error": "the answer is no JSON object"}
+    except (httpx.HTTPError, ValueError) as error:
+        return {"up": False, "error": str(error) or type(error).__name__}

@@ -1,218 +1,383 @@
 """The devnet's processes: starting, watching, killing, and never leaving one behind.
 
 Responsible for one operating-system process a service, its log and its health. Must not know what the services
-say to each other.
+say to each other, nor what time it is for them.
 """
 
+import atexit
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import psutil
 
+from chainkit.parent import PARENT_VARIABLE
 from layerlab.config import HOST, DevnetConfig, DevnetError
+from layerlab.layout import Layout
 
 READY_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 5.0
+STOP_SECONDS: Final = 4.0
+"""From SIGTERM to SIGKILL; a service gives its last requests three."""
+KILL_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.1
 LOG_TAIL_LINES: Final = 6
+LOG_LINE_CHARS: Final = 300
+MAX_LOG_BYTES: Final = 32 * 1024 * 1024
+"""A log that is larger when its service starts is set aside as ``<name>.log.old``."""
 
 Progress = Callable[[str], None]
 
 
+def nothing(_: str) -> None:
+    """The progress of whoever does not look."""
+
+
 @dataclass(frozen=True)
 class Running:
-    """A process by pid and start time: a pid alone may be another's by now."""
+    """A process by pid and birth: a pid alone may be another's by now."""
 
     pid: int
-    started: float
+    birth: str
+
+    @classmethod
+    def of(cls, pid: int) -> "Running | None":
+        """The process that has this pid now, None if there is none."""
+        birth = _birth(pid)
+        return None if birth is None else cls(pid, birth)
 
     def process(self) -> psutil.Process | None:
         """The process if it still runs, else None."""
         try:
             found = psutil.Process(self.pid)
-            same = abs(found.create_time() - self.started) < 1.0
-            return found if same and found.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.NoSuchProcess:
+            runs = found.status() != psutil.STATUS_ZOMBIE and _birth(self.pid) == self.birth
+        except psutil.Error:
             return None
+        return found if runs else None
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal this very process, or nobody."""
+        try:
+            if sys.platform == "linux":
+                # Open first, then look: what is open keeps meaning one process, whatever becomes of the pid.
+                handle = os.pidfd_open(self.pid)
+                try:
+                    if _birth(self.pid) == self.birth:
+                        signal.pidfd_send_signal(handle, number)
+                finally:
+                    os.close(handle)
+            elif self.process() is not None:
+                os.kill(self.pid, number)
+        except ProcessLookupError:
+            return
+
+
+def _birth(pid: int) -> str | None:
+    """What no other process with this pid has had or will have."""
+    if sys.platform == "linux":
+        # In ticks since boot: unlike a wall instant it does not move when the clock is set.
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return f"{boot}/{fields[19]}"
+    try:
+        return repr(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
+
+
+def service_command(config: DevnetConfig, layout: Layout, name: str) -> list[str]:
+    """What starts a service."""
+    genesis, l1 = str(layout.genesis_file), ",".join(config.l1_urls)
+    faults = ["--enable-faults", "--fault-token", config.fault_token]
+    if name in config.validator_names:
+        peers = ",".join(config.url(peer) for peer in config.validator_names if peer != name)
+        special = ["l1node", "--genesis", genesis, "--peers", peers, "--dev-key", name, *faults]
+    elif name == "bridge":
+        special = ["bridge", "--l1-genesis", genesis, "--l1", l1, "--l2", config.url("sequencer")]
+    else:
+        special = ["rollup", name, "--l1-genesis", genesis, "--l1", l1, "--dev-key", name]
+        special += ["--block-ms", str(config.block_ms), *faults]
+    where = ["--host", HOST, "--port", str(config.ports[name]), "--data", str(layout.data(name))]
+    # -P: a user's own bridge.py in the current directory is not ours.
+    return [sys.executable, "-P", "-m", *special, *where, "--clock", str(layout.clock_file)]
 
 
 class Supervisor:
-    """The processes of one devnet in ``directory``. ``with_parent``: they end when this process ends."""
+    """The processes of one devnet. ``with_parent``: they end when this process ends, however it ends."""
 
-    def __init__(self, config: DevnetConfig, directory: Path, *, with_parent: bool) -> None:
+    def __init__(self, config: DevnetConfig, layout: Layout, *, with_parent: bool) -> None:
         self.config = config
-        self.directory = directory
+        self.layout = layout
         self.with_parent = with_parent
         self.running: dict[str, Running] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-
-    # --- where things are ---
-
-    def data(self, name: str) -> Path:
-        return self.directory / "data" / name
-
-    def log(self, name: str) -> Path:
-        return self.directory / "logs" / f"{name}.log"
-
-    @property
-    def genesis_file(self) -> Path:
-        return self.directory / "genesis" / "l1.json"
-
-    @property
-    def clock_file(self) -> Path:
-        return self.directory / "clock.json"
-
-    # --- commands ---
+        self._log_starts: dict[str, int] = {}
+        if with_parent:
+            atexit.register(self._stop_children)
 
     def command(self, name: str) -> list[str]:
-        """The command line of a service."""
-        config = self.config
-        common = ["--host", HOST, "--port", str(config.ports[name]), "--data", str(self.data(name))]
-        common += ["--clock", str(self.clock_file)]
-        if self.with_parent:
-            common.append("--exit-with-parent")
-        genesis, l1 = str(self.genesis_file), ",".join(config.l1_urls)
-        faults = ["--enable-faults", "--fault-token", config.fault_token]
-        if name in config.validator_names:
-            peers = ",".join(config.url(peer) for peer in config.validator_names if peer != name)
-            special = ["l1node", "--genesis", genesis, "--peers", peers, "--dev-key", name, *faults]
-        elif name == "bridge":
-            special = ["bridge", "--l1-genesis", genesis, "--l1", l1, "--l2", config.url("sequencer")]
-        else:
-            block_ms = str(config.block_ms)
-            special = ["rollup", name, "--l1-genesis", genesis, "--l1", l1, "--dev-key", name]
-            special += ["--block-ms", block_ms, *faults]
-        return [sys.executable, "-m", *special, *common]
+        """The command line of a service, but for ``--exit-with-parent``."""
+        return service_command(self.config, self.layout, name)
 
-    def check_ports(self) -> None:
+    def log(self, name: str) -> Path:
+        """The file that a service logs to."""
+        return self.layout.log(name)
+
+    def require_known(self, name: str) -> None:
+        """Raises `DevnetError` for a name that is no service."""
+        if name not in self.config.services:
+            raise DevnetError(f"no service {name!r}; there are: {', '.join(self.config.services)}")
+
+    def check_ports(self, names: Iterable[str] | None = None) -> None:
         """Raises `DevnetError` for the first port that somebody uses."""
-        for name in self.config.services:
+        for name in self.config.services if names is None else names:
+            port = self.config.ports[name]
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind((HOST, self.config.ports[name]))
-                except OSError:
-                    port = self.config.ports[name]
+                    probe.bind((HOST, port))
+                except PermissionError:
                     raise DevnetError(
-                        f"port {port} (for {name}) is in use; stop what uses it (layerlab down?), "
-                        "or give other ports with --free-ports"
+                        f"port {port} (for {name}) is not for everyone; give others with --port-base"
+                    ) from None
+                except OSError:
+                    raise DevnetError(
+                        f"port {port} (for {name}) is in use{_holder(port)}; stop what uses it, "
+                        "or give other ports with --port-base or --free-ports"
                     ) from None
 
     # --- starting ---
 
     def start(self, name: str) -> None:
-        """Start one service; does not wait for it."""
-        self.log(name).parent.mkdir(parents=True, exist_ok=True)
-        self.data(name).parent.mkdir(parents=True, exist_ok=True)
-        with self.log(name).open("ab") as log:
-            child = subprocess.Popen(
-                self.command(name),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._children[name] = child
-        self.running[name] = Running(child.pid, psutil.Process(child.pid).create_time())
-
-    def start_all(self, progress: Progress = lambda _: None) -> None:
-        """Start every service and wait until each is ready. On failure nothing is left running."""
-        self.check_ports()
+        """Start one service; does not wait for it. Raises `DevnetError`."""
+        self.require_known(name)
+        if self.alive(name):
+            raise DevnetError(f"{name} runs already; stop it first")
+        command = self.command(name) + (["--exit-with-parent"] if self.with_parent else [])
         try:
-            for name in self.config.services:
-                self.start(name)
-            self.wait_ready(self.config.services, progress)
-        except BaseException:
-            self.stop_all()
-            raise
+            self.layout.data(name).parent.mkdir(parents=True, exist_ok=True)
+            with self._open_log(name) as log:
+                child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.layout.directory,
+                    env=_environment(),
+                    start_new_session=True,  # Ctrl-C is for us; we tell the services
+                )
+        except OSError as error:
+            raise DevnetError(f"{name} cannot be started: {error.strerror}") from None
+        self._children[name] = child
+        self.running[name] = Running.of(child.pid) or Running(child.pid, "")
 
-    def wait_ready(self, names: Iterable[str], progress: Progress = lambda _: None) -> None:
+    def _open_log(self, name: str) -> Any:
+        path = self.layout.log(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
+            path.replace(path.with_name(path.name + ".old"))
+        log = path.open("ab")
+        self._log_starts[name] = log.tell()
+        return log
+
+    def wait_live(self, names: Iterable[str], progress: Progress = nothing) -> None:
+        """Return when each service answers at all. Raises `DevnetError` with the end of its log."""
+        self._wait(names, "/health/live", "to answer", progress)
+
+    def wait_ready(self, names: Iterable[str], progress: Progress = nothing) -> None:
         """Return when each service says that it is ready. Raises `DevnetError` with the end of its log."""
+        self._wait(names, "/health/ready", "to be ready", progress)
+
+    def _wait(self, names: Iterable[str], path: str, what: str, progress: Progress) -> None:
+        waiting, said = list(names), ""
         deadline = time.monotonic() + READY_SECONDS
-        waiting = list(names)
-        with httpx.Client(timeout=2.0, trust_env=False) as http:
+        with ThreadPoolExecutor(16) as pool, httpx.Client(timeout=2.0, trust_env=False) as http:
+
+            def good(name: str) -> bool:
+                try:
+                    return http.get(self.config.url(name) + path).status_code == 200
+                except httpx.HTTPError:
+                    return False
+
             while waiting:
-                progress(f"waiting for {', '.join(waiting)}")
-                waiting = [name for name in waiting if not self._is_ready(http, name)]
-                if not waiting:
-                    return
+                line = f"waiting for {', '.join(waiting)} {what}"
+                if line != said:
+                    progress(said := line)
+                answers = dict(zip(waiting, pool.map(good, waiting), strict=True))
                 for name in waiting:
                     self._require_alive(name)
-                if time.monotonic() > deadline:
+                waiting = [name for name in waiting if not answers[name]]
+                if waiting and time.monotonic() > deadline:
+                    late = ", ".join(waiting)
                     raise DevnetError(
-                        f"not ready after {READY_SECONDS:g} s: {', '.join(waiting)}{self._tail(waiting[0])}"
+                        f"waited {READY_SECONDS:g} s in vain for {late} {what}{self._tail(waiting[0])}"
                     )
-                time.sleep(POLL_SECONDS)
-
-    def _is_ready(self, http: httpx.Client, name: str) -> bool:
-        try:
-            return http.get(self.config.url(name) + "/health/ready").status_code == 200
-        except httpx.HTTPError:
-            return False
+                if waiting:
+                    time.sleep(POLL_SECONDS)
 
     def _require_alive(self, name: str) -> None:
         if not self.alive(name):
             raise DevnetError(f"{name} ended while starting{self._tail(name)}")
 
     def _tail(self, name: str) -> str:
-        try:
-            lines = self.log(name).read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        except OSError:
-            return ""
-        return f"; the end of {self.log(name)}:\n" + "\n".join(f"  {line}" for line in lines)
+        lines = self.log_tail(name)
+        said = "\n".join(f"  {line}" for line in lines)
+        return f"; the end of {str(self.layout.log(name))!r}:\n{said}" if lines else "; it logged nothing"
 
-    # --- watching and ending ---
+    def log_tail(self, name: str) -> list[str]:
+        """The last lines that a service logged since we started it."""
+        try:
+            with self.layout.log(name).open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(self._log_starts.get(name, 0), end - 65_536))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return []
+        return [line[:LOG_LINE_CHARS] for line in lines[-LOG_TAIL_LINES:]]
+
+    # --- watching ---
 
     def alive(self, name: str) -> bool:
         child = self._children.get(name)
-        if child is not None and child.poll() is not None:
-            return False
+        if child is not None:
+            child.poll()  # or it stays a zombie
         running = self.running.get(name)
         return running is not None and running.process() is not None
 
+    def adopt(self) -> None:
+        """Forget what has ended, and know again what runs on our data, whatever was written down about it."""
+        self.running = {name: running for name, running in self.running.items() if self.alive(name)}
+        wanted = {str(self.layout.data(name)): name for name in self.config.services}
+        for found, running in _services_by_data():
+            name = wanted.get(found)
+            if name is not None and name not in self.running:
+                self.running[name] = running
+
     def resident_bytes(self) -> dict[str, int]:
         """Resident memory of each service that runs."""
-        found = {name: running.process() for name, running in self.running.items()}
-        return {name: process.memory_info().rss for name, process in found.items() if process}
+        sizes = {}
+        for name, running in list(self.running.items()):
+            process = running.process()
+            try:
+                if process is not None:
+                    sizes[name] = process.memory_info().rss
+            except psutil.Error:
+                continue
+        return sizes
+
+    # --- ending ---
 
     def kill(self, name: str) -> None:
-        """SIGKILL: no goodbye."""
-        self._end([name], signal.SIGKILL, STOP_SECONDS)
+        """SIGKILL: no goodbye. Raises `DevnetError` if it does not run."""
+        self.require_known(name)
+        if not self.alive(name):
+            raise DevnetError(f"{name} does not run")
+        self._end([name], signal.SIGKILL, KILL_SECONDS)
 
-    def stop(self, names: Sequence[str]) -> None:
-        """SIGTERM, and SIGKILL for what is still there after five seconds."""
-        self._end(names, signal.SIGTERM, STOP_SECONDS)
+    def stop(self, names: Sequence[str]) -> list[str]:
+        """SIGTERM, and SIGKILL for what is still there after four seconds; returns the names of those."""
+        return self._end(names, signal.SIGTERM, STOP_SECONDS)
 
-    def stop_all(self) -> None:
+    def stop_all(self) -> list[str]:
         """Stop every service; first those that depend on others."""
-        self.stop(list(reversed(self.running)))
+        return self.stop(list(reversed({**self.running, **self._children})))
 
-    def _end(self, names: Sequence[str], number: signal.Signals, seconds: float) -> None:
-        found = {name: p for name in names if name in self.running and (p := self.running[name].process())}
-        for process in found.values():
-            _signal(process, number)
-        _, left = psutil.wait_procs(list(found.values()), timeout=seconds)
-        for process in left:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(left, timeout=seconds)
-        for name in names:
-            self.running.pop(name, None)
-            child = self._children.pop(name, None)
-            if child is not None:
-                child.wait()
+    def _stop_children(self) -> None:
+        self.stop(list(self._children))
+
+    def _end(self, names: Sequence[str], number: signal.Signals, seconds: float) -> list[str]:
+        with _undisturbed():
+            for name in names:
+                if self.alive(name):
+                    self.running[name].send(number)
+            late = self._still_alive(names, seconds)
+            for name in late:
+                self.running[name].send(signal.SIGKILL)
+            stuck = self._still_alive(late, KILL_SECONDS)
+            for name in set(names) - set(stuck):
+                self.running.pop(name, None)
+                self._children.pop(name, None)
+        if stuck:
+            raise DevnetError(f"{', '.join(stuck)} cannot be killed; the disk may not answer")
+        return late if number != signal.SIGKILL else []
+
+    def _still_alive(self, names: Sequence[str], seconds: float) -> list[str]:
+        deadline = time.monotonic() + seconds
+        while left := [name for name in names if self.alive(name)]:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        return left
 
 
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
+def find_services(layout: Layout) -> dict[str, Running]:
+    """What runs on the data of this directory, by service, whatever its configuration says."""
+    parent = layout.directory / "data"
+    return {Path(data).name: r for data, r in _services_by_data() if Path(data).parent == parent}
+
+
+def end_all(found: Collection[Running]) -> None:
+    """SIGKILL all of these and wait until they are gone."""
+    for running in found:
+        running.send(signal.SIGKILL)
+    deadline = time.monotonic() + KILL_SECONDS
+    while any(r.process() for r in found) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _services_by_data() -> Iterator[tuple[str, Running]]:
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "--data" in line[:-1] and "--clock" in line and (running := Running.of(process.pid)):
+            yield line[line.index("--data") + 1], running
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would set a service's options, and with the very code that we run."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith("LAYERLAB_")}
+    code = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(part for part in (code, found.get("PYTHONPATH", "")) if part)
+    return found | {"PYTHONPATH": path, PARENT_VARIABLE: str(os.getpid())}
+
+
+def _holder(port: int) -> str:
+    """Which process listens there, as far as the system tells."""
     try:
-        os.kill(process.pid, number)
-    except ProcessLookupError:
+        for connection in psutil.net_connections("tcp"):
+            here = connection.laddr and connection.laddr.port == port
+            if here and connection.status == psutil.CONN_LISTEN and connection.pid:
+                return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    except (psutil.Error, OSError, AttributeError):
+        pass
+    return ""
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until this is done: half a stop would leave processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda n, _: came.append(n)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if came:
+            signal.raise_signal(came[0])

@@ -1,130 +1,97 @@
 """Snapshots of the whole stack: every data directory, the genesis and the clock, at one instant.
 
-Responsible for saving and restoring them whole or not at all. Must not know what is in a data directory: services
-keep what must survive (mempools, open disputes) on disk and shut down cleanly.
+Responsible for stopping the world, for having it copied or replaced, and for letting it go on. Must not know what
+is in a data directory: services keep what must survive (mempools, open disputes) on disk and shut down cleanly.
 """
 
-import json
 import re
-import shutil
-from hashlib import sha256
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from chainkit.clock import rebase, stop_clock
+from layerlab import archive
+from layerlab.archive import MANIFEST, Manifest, read_manifest
 from layerlab.config import DevnetError
 from layerlab.devnet import Devnet
-from layerlab.processes import Progress
+from layerlab.processes import Progress, nothing
 
-MANIFEST: Final = "manifest.json"
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_PARTS: Final = ("data", "genesis")
-
-
-def _nothing(_: str) -> None:
-    return
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def directory_of(devnet: Devnet, name: str) -> Path:
     """Where a snapshot lies. Raises `DevnetError` for a name that is none."""
     if not _NAME.fullmatch(name):
-        raise DevnetError(f"{name!r} is no snapshot name; use lower-case letters, digits, '.', '_' and '-'")
-    return devnet.directory / "snapshots" / name
+        raise DevnetError(
+            f"{name!r:.80} is no snapshot name; use a-z, 0-9, '.', '_' and '-', 64 at most, no '.' first"
+        )
+    return devnet.layout.snapshots / name
 
 
 def list_snapshots(devnet: Devnet) -> list[dict[str, Any]]:
-    """Each snapshot's name, instant (virtual seconds since 1970), final L1 height and bytes."""
-    found = sorted((devnet.directory / "snapshots").glob(f"*/{MANIFEST}"))
-    shown = []
-    for file in found:
-        content = _read_manifest(file.parent)
-        total = sum(size for _, size in content["files"].values())
-        shown.append(
-            {
-                "name": file.parent.name,
-                "virtual": content["virtual"],
-                "height": content["height"],
-                "bytes": total,
-            }
-        )
+    """Each snapshot's name, instant (virtual seconds since 1970), final L1 height and bytes, by name.
+
+    One that cannot be read has an "error" instead.
+    """
+    shown: list[dict[str, Any]] = []
+    for directory in sorted(devnet.layout.snapshots.glob("*")):
+        if not _NAME.fullmatch(directory.name) or not directory.is_dir():
+            continue
+        try:
+            shown.append(_shown(directory.name, read_manifest(directory)))
+        except DevnetError as error:
+            shown.append({"name": directory.name, "error": str(error)})
     return shown
 
 
-def save_snapshot(devnet: Devnet, name: str, progress: Progress = _nothing) -> dict[str, Any]:
-    """Stop the world, copy it, and let it go on if it ran. Raises `DevnetError`."""
+def save_snapshot(devnet: Devnet, name: str, progress: Progress = nothing) -> dict[str, Any]:
+    """Stop the world, copy it, and let what ran go on. Raises `DevnetError`, leaving no half snapshot."""
     target = directory_of(devnet, name)
-    if target.exists():
-        raise DevnetError(f"there is a snapshot {name!r} already; choose another name")
-    height = devnet.final_height() if devnet.is_running else None
-    was_running, virtual = _stop_world(devnet, progress)
-    temporary = target.with_name(f".{name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(devnet.exclusive())
+        if target.exists():
+            raise DevnetError(f"there is a snapshot {name!r} already; choose another name")
+        height = devnet.final_height() if devnet.is_running else None
+        _stop_world(devnet, stack, progress)
         progress("copying")
-        for part in _PARTS:
-            shutil.copytree(devnet.directory / part, temporary / part)
-        files = {path: [digest, size] for path, digest, size in _digests(temporary)}
-        manifest = {"virtual": virtual, "height": height, "config": devnet.config.to_json(), "files": files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if was_running:
-            devnet.up(progress)
-    return {"name": name, "virtual": virtual, "height": height}
+        target.parent.mkdir(exist_ok=True)
+        manifest = archive.write_archive(
+            devnet.layout, target, devnet.config, devnet.genesis_hash, devnet.time.standing(), height
+        )
+    return _shown(name, manifest)
 
 
-def restore_snapshot(devnet: Devnet, name: str, progress: Progress = _nothing) -> dict[str, Any]:
-    """Put the world back to a snapshot, and let it run if it ran. Raises `DevnetError`, having changed nothing."""
+def restore_snapshot(devnet: Devnet, name: str, progress: Progress = nothing) -> dict[str, Any]:
+    """Put the world back to a snapshot, and let what ran run again. The ports stay those of now.
+
+    Raises `DevnetError`, having changed nothing, if the snapshot is unknown or damaged. Interrupted later, it
+    is finished when the devnet is next opened.
+    """
     source = directory_of(devnet, name)
     if not (source / MANIFEST).is_file():
         known = ", ".join(item["name"] for item in list_snapshots(devnet)) or "none"
         raise DevnetError(f"no snapshot {name!r}; there are: {known}")
-    manifest = _read_manifest(source)
-    progress("checking")
-    if {path: [digest, size] for path, digest, size in _digests(source)} != manifest["files"]:
-        raise DevnetError(f"snapshot {name!r} is damaged: its files are not those of its manifest")
-    staged = devnet.directory / ".restoring"
-    shutil.rmtree(staged, ignore_errors=True)
-    for part in _PARTS:
-        shutil.copytree(source / part, staged / part)
-    was_running, _ = _stop_world(devnet, progress)
-    for part in _PARTS:
-        shutil.rmtree(devnet.directory / part, ignore_errors=True)
-        (staged / part).replace(devnet.directory / part)
-    shutil.rmtree(staged, ignore_errors=True)
-    rebase(devnet.supervisor.clock_file, manifest["virtual"], rate=0.0)
-    if was_running:
-        devnet.up(progress)
-    return {"name": name, "virtual": manifest["virtual"], "height": manifest["height"]}
+    manifest = read_manifest(source)
+    with ExitStack() as stack:
+        stack.enter_context(devnet.exclusive())
+        progress("checking")
+        staged = archive.stage(devnet.layout, source, manifest)
+        _stop_world(devnet, stack, progress)
+        archive.commit(devnet.layout, staged)
+        devnet.conclude_restore()
+    return _shown(name, manifest)
 
 
-def _stop_world(devnet: Devnet, progress: Progress) -> tuple[bool, float]:
-    """Stop time, then the services; returns whether they ran, and the instant."""
-    was_running = devnet.is_running
-    virtual = stop_clock(devnet.supervisor.clock_file)
-    if was_running:
-        progress("stopping the services")
-        devnet.supervisor.stop_all()
-        devnet.save()
-    return was_running, virtual
+def _stop_world(devnet: Devnet, stack: ExitStack, progress: Progress) -> None:
+    """Stop time, then the services; ``stack`` starts again those that ran."""
+    ran = devnet.halt(progress)
+    if ran:
+
+        def go_on() -> None:
+            wanted = [name for name in devnet.config.services if name in ran]
+            devnet.up(progress, wanted)
+
+        stack.callback(go_on)
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
-        return {key: content[key] for key in ("virtual", "height", "config", "files")}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DevnetError(f"snapshot {directory.name!r} is damaged: its manifest cannot be read") from None
-
-
-def _digests(directory: Path) -> list[tuple[str, str, int]]:
-    """Path, SHA-256 and size of every file of the snapshot."""
-    found = []
-    for part in _PARTS:
-        for path in sorted((directory / part).rglob("*")):
-            if path.is_file():
-                content = path.read_bytes()
-                name = path.relative_to(directory).as_posix()
-                found.append((name, sha256(content).hexdigest(), len(content)))
-    return found
+def _shown(name: str, manifest: Manifest) -> dict[str, Any]:
+    return {"name": name, "virtual": manifest.virtual, "height": manifest.height, "bytes": manifest.size}
