@@ -18,6 +18,8 @@ MAX_WITNESS_BYTES = 160 * 1024
 MAX_BISECTION = 64
 MAX_PENDING_BATCHES = 256
 """Batches that may wait for finality at once: bounds what one proven fraud has to revert."""
+STALL_FACTOR = 2
+"""Without a new final batch for this many times ``escape_timeout``, the bridge may be frozen all the same."""
 GENESIS_BATCH = 0
 """Batch 0 is the L2 genesis block: final from the start."""
 
@@ -210,7 +212,8 @@ class BridgeTotals(Record, frozen=True):
     """The books and cursors. ``escrow`` and ``bonds`` are apart and together are the contract's balance.
 
     ``deposited``, ``claimed``, ``exited`` and ``refunded`` are sums in gwei since genesis; ``pending`` counts
-    the batches after the final one; ``frozen_height`` is 0 until the bridge freezes.
+    the batches after the final one; ``frozen_height`` is 0 until the bridge freezes, ``last_final_height`` is
+    when a batch last became final.
     """
 
     escrow: Amount
@@ -227,6 +230,7 @@ class BridgeTotals(Record, frozen=True):
     exited: U53 = 0
     refunded: U53 = 0
     pending: U53 = 0
+    last_final_height: U53 = 0
 
 
 class ScheduledUpgrade(Record, frozen=True):

@@ -240,7 +240,7 @@ def finalize(books: Books, args: BatchArgs) -> None:
         f"{batch.open_disputes} open disputes must be resolved first",
     )
     books.store_batch(replace(batch, status=FINALIZED, resolved_height=ctx.height))
-    books.note(final_batch=batch.index, pending=totals.pending - 1)
+    books.note(final_batch=batch.index, pending=totals.pending - 1, last_final_height=ctx.height)
     books.return_bond(batch.proposer, batch.bond)
     ctx.emit(BatchFinalized(batch.index, batch.state_root))
 

@@ -10,6 +10,7 @@ from bridge.abi import (
     FINALIZED,
     GENESIS_BATCH,
     REVERTED,
+    STALL_FACTOR,
     AccountExited,
     Batch,
     BridgeFrozen,
@@ -23,6 +24,7 @@ from bridge.abi import (
     exited_key,
     withdrawal_state_key,
 )
+from bridge.batches import revert_from
 from bridge.books import Books, require, require_frozen, require_running
 from bridge.settings import proof_gas
 from chainkit.codec import Bytes32, CodecError, decode
@@ -83,20 +85,26 @@ def proven_value(books: Books, root: Bytes32, key: bytes, proof: bytes) -> bytes
 
 
 def freeze(books: Books) -> None:
-    """Stop the bridge for good once no batch came for ``escape_timeout`` blocks (promise P17)."""
-    ctx, totals = books.ctx, books.totals
+    """Stop the bridge for good (promise P17): once no batch came for ``escape_timeout`` blocks and none is pending,
+    or once none became final for `STALL_FACTOR` times as long.
+
+    The second way is against a sequencer that keeps posting what is never final: it voids what is pending.
+    """
+    ctx, totals, timeout = books.ctx, books.totals, books.settings.escape_timeout
     require_running(books)
-    allowed = totals.last_batch_height + books.settings.escape_timeout + 1
-    left = allowed - ctx.height
-    require(left <= 0, "too_early", f"freezing is possible in {left} blocks, if no batch comes")
+    stalled = ctx.height > totals.last_final_height + STALL_FACTOR * timeout
+    left = totals.last_batch_height + timeout + 1 - ctx.height
+    require(stalled or left <= 0, "too_early", f"freezing is possible in {left} blocks, if no batch comes")
     if totals.head_batch != totals.final_batch:
-        _refuse_pending(books)
+        first = first_pending(books)
+        if not stalled:
+            _refuse_pending(first)
+        revert_from(books, first.index, "frozen", keep_first_bond=False)
     books.note(frozen_height=ctx.height)
     ctx.emit(BridgeFrozen(totals.final_batch, ctx.sender))
 
 
-def _refuse_pending(books: Books) -> None:
-    batch = first_pending(books)
+def _refuse_pending(batch: Batch) -> None:
     todo = "resolve its disputes" if batch.open_disputes else "finalize it"
     raise Revert("batches_pending", f"batch {batch.index} is not final; {todo} first")
 

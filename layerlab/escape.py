@@ -161,12 +161,10 @@ class _Escape:
         froze = False
         while not reader.totals.frozen_height:
             await self._settle_pending()
-            until = reader.totals.last_batch_height + reader.settings.escape_timeout
+            until = self._freeze_possible_after()
             if reader.tip.header.height < until:
-                self.progress(
-                    f"no batch since L1 block {reader.totals.last_batch_height}: the bridge may be frozen after "
-                    f"block {until}, {until - reader.tip.header.height} blocks left"
-                )
+                left = until - reader.tip.header.height
+                self.progress(f"the bridge may be frozen after L1 block {until}: {left} blocks left")
                 height = reader.tip.header.height
                 await reader.until(self._later_than(height))
                 continue
@@ -174,6 +172,13 @@ class _Escape:
             await self._call("freeze", b"\x90", lambda: bool(reader.totals.frozen_height))
             froze = True
         return froze
+
+    def _freeze_possible_after(self) -> int:
+        """The L1 height after which `freeze` is allowed, as things stand (bridge/withdrawals.py)."""
+        totals, timeout = self.reader.totals, self.reader.settings.escape_timeout
+        stalled = totals.last_final_height + abi.STALL_FACTOR * timeout
+        silent = totals.last_batch_height + timeout
+        return stalled if totals.pending else min(silent, stalled)
 
     async def _settle_pending(self) -> None:
         """Finalize every pending batch whose window is over; call time on disputes that nobody plays."""

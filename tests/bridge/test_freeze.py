@@ -11,6 +11,7 @@ from bridge_harness import (
     claim_args,
     l2_transfer,
     l2_withdraw,
+    steal_at,
     withdrawals,
 )
 
@@ -131,3 +132,30 @@ def test_a_frozen_bridge_takes_nothing_in() -> None:
     world.refused("frozen", "judy", "schedule_upgrade", abi.UpgradeArgs(SETTINGS))
     world.refused("frozen", "judy", "apply_upgrade")
     world.refused("frozen", "judy", "cancel_upgrade")
+
+
+def test_a_sequencer_that_only_ever_posts_what_is_never_final_cannot_hold_anyone() -> None:
+    """It loses a bond for each false batch and posts the next at once; the freeze comes all the same."""
+    world = World()
+    stalled = abi.STALL_FACTOR * SETTINGS.escape_timeout
+    while world.height < stalled:
+        posted = world.post((0, []), lie=steal_at(0))
+        world.play(world.challenge(posted), posted.told, posted.true)
+        world.refused("too_early", "dave", "freeze")
+        world.wait(SETTINGS.escape_timeout // 4)
+    last = world.post((0, []), lie=steal_at(0))
+    dispute = world.challenge(last)
+    world.ok("dave", "freeze")
+    assert world.batch(last.index).status == abi.REVERTED
+    assert world.totals.head_batch == world.totals.final_batch == abi.GENESIS_BATCH
+    world.ok("verifier", "settle", abi.DisputeArgs(dispute))
+    assert world.totals.bonds == 0
+    world.ok("judy", "exit", exit_args(world, address("alice")))
+
+
+def test_a_bridge_whose_batches_become_final_is_never_stalled() -> None:
+    world = World()
+    for _ in range(2 * abi.STALL_FACTOR):
+        world.finalize(world.post((0, [])).index)
+        world.wait(SETTINGS.escape_timeout // 2)
+        world.refused("too_early", "dave", "freeze")
