@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
@@ -20,13 +19,14 @@ from chainkit.keys import dev_keypair
 from layerlab.cli.amounts import show_amount
 from layerlab.cli.common import CommandError, Session, verb
 from layerlab.cli.output import blocks, duration
-from layerlab.config import DevnetConfig, DevnetError
+from layerlab.config import DevnetConfig
 from layerlab.devnet import Devnet
 from layerlab.layout import DEFAULT_DIRECTORY
 from layerlab.snapshot import list_snapshots, restore_snapshot, save_snapshot
+from layerlab.warp import WarpStep
 
 PANEL: Final = "Devnet"
-WATCH_SECONDS: Final = 0.5
+POLL_SECONDS: Final = 0.1
 snapshot_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -116,14 +116,15 @@ def up(
     wanted = {"validators": validators, "slot_ms": slot_ms, "window": window}
     _end_cleanly_on_hangup()
     if fresh:
-        Devnet.end_and_remove(session.directory)
+        Devnet.remove(session.directory)
     resumed = Devnet.exists(session.directory)
     devnet = _open_or_create(session, wanted, Ports(free_ports, port_base), with_parent=not detach)
     begin = time.monotonic()
     with session.out.waiting() as waiting:
         devnet.up(lambda line: waiting.now(line))
         waiting.now("waiting for the first final block")
-        devnet.wait_final(1)
+        while devnet.final_height() < 1:
+            time.sleep(POLL_SECONDS)
     seconds = round(time.monotonic() - begin, 1)
     value = {**banner(devnet), "resumed": resumed, "seconds": seconds, "detached": detach}
     session.out.result(value, lambda: _show_banner(session, value))
@@ -232,21 +233,15 @@ def _end_cleanly_on_hangup() -> None:
 
 def _stay_up(session: Session, devnet: Devnet) -> None:
     """Until Ctrl-C, or until somebody else takes the devnet down; says when a service ends by itself."""
-    gone: set[str] = set()
+
+    def ended(name: str, log: list[str]) -> None:
+        session.out.note(f"{name} has ended; its log is {devnet.layout.log(name)}")
+        for line in log:
+            session.out.note(f"  {line}")
+
     try:
-        while True:
-            time.sleep(WATCH_SECONDS)
-            if devnet.is_busy():  # another command stops or starts services
-                continue
-            with suppress(DevnetError):
-                devnet.adopt()
-            dead = {name for name in devnet.config.services if not devnet.supervisor.alive(name)}
-            if len(dead) == len(devnet.config.services):
-                session.out.note("the devnet was taken down")
-                return
-            for name in sorted(dead - gone):
-                session.out.note(f"{name} has ended; its log is {devnet.supervisor.layout.log(name)}")
-            gone = dead
+        devnet.watch(ended)
+        session.out.note("the devnet was taken down")
     except KeyboardInterrupt:
         session.out.note("stopping; a moment")
         devnet.down()
@@ -373,7 +368,8 @@ def warp(
     ready = _Withdrawal(devnet, until_withdrawal) if until_withdrawal is not None else None
     with session.out.waiting() as waiting:
 
-        def progress(height: int, rate: float) -> None:
+        def progress(step: WarpStep) -> None:
+            height, rate = step.height, step.rate
             left = f"block {height}" if target is None else f"block {height} of {target}"
             said = (
                 "until the withdrawal is ready"
