@@ -98,7 +98,7 @@ class Devnet:
         """Open the devnet there or make one; ``fresh`` deletes the old one first, snapshots excepted.
 
         ``config`` None: the one that it has, or the usual. A given one must be that of the devnet, ports aside:
-        those are taken over if they are not the usual ones. Raises `DevnetError`.
+        those are taken over. Raises `DevnetError`.
         """
         if fresh:
             cls.remove(directory)
@@ -112,8 +112,7 @@ class Devnet:
                 f"the devnet in {str(directory)!r} is another one ({difference}); start anew with --fresh, "
                 "or give another directory with --dir"
             )
-        usual = replace(config, ports={}).ports
-        if config.ports != usual and config.ports != devnet.config.ports:
+        if config.ports != devnet.config.ports:
             devnet.change_ports(config)
         return devnet
 
