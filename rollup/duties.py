@@ -33,6 +33,8 @@ SUBMIT_GAS = 3_000_000
 SUBMIT_GAS_PER_BYTE = 40
 SUBMIT_GAS_PER_STEP = 400
 FINALIZE_GAS = 1_500_000
+LANDING_BLOCKS = 4
+"""L1 blocks that a call may take from now until it runs."""
 VERIFIER_PATIENCE = 8
 """L1 blocks that a verifier waits for the proposer to finalize its own batch."""
 
@@ -77,8 +79,7 @@ def batch_duty(node: RollupNode, before_ms: int) -> Duty | None:
         return None
     if not head.matches and not _is_own_lie(node, head):
         return None
-    posted = head.end.header.height
-    blocks = _fitting(node, node.local.between(posted + 1, node.local.head.header.height), before_ms)
+    blocks = _postable(node, head, before_ms)
     if not blocks:
         return None
     lie = node.lies.get(blocks[0].header.height) or _new_lie(node, blocks)
@@ -94,6 +95,32 @@ def batch_duty(node: RollupNode, before_ms: int) -> Duty | None:
     call = Call(derivation.bridge, "submit_batch", encode(args), derivation.settings.proposer_bond)
     why = f"post {len(blocks)} L2 blocks ({steps} steps, {len(data)} bytes) on batch {head.index}"
     return Duty(("batch", head.index), Move(call, gas_limit, why))
+
+
+def _postable(node: RollupNode, head: DerivedBatch, before_ms: int) -> list[L2Block]:
+    """The blocks of the next batch. If L1 would refuse it for a message that waits in a later block, the
+    messages are moved to the front first: otherwise no batch could ever follow."""
+    blocks = _fitting(node, _unposted(node, head), before_ms)
+    if blocks and _leaves_out_overdue(node, head, blocks) and node.bring_messages_forward():
+        blocks = _fitting(node, _unposted(node, head), before_ms)
+    return blocks
+
+
+def _unposted(node: RollupNode, head: DerivedBatch) -> list[L2Block]:
+    return node.local.between(head.end.header.height + 1, node.local.head.header.height)
+
+
+def _leaves_out_overdue(node: RollupNode, head: DerivedBatch, blocks: list[L2Block]) -> bool:
+    """Whether L1 may refuse the batch: it is not full of messages, and the next one is (almost) overdue."""
+    derivation = node.derivation
+    settings = derivation.settings
+    assert settings is not None
+    taken = sum(inbox_count(block) for block in blocks)
+    following = head.record.inbox_to + taken
+    if taken >= settings.max_inbox_per_batch or following >= node.local.cursor:
+        return False
+    deadline = derivation.inbox[following].l1_height + settings.inclusion_delay
+    return deadline <= node.l1_height + LANDING_BLOCKS
 
 
 def _fitting(node: RollupNode, blocks: list[L2Block], before_ms: int) -> list[L2Block]:
@@ -230,15 +257,14 @@ def _trace(node: RollupNode, batch: DerivedBatch) -> Trace:
 def finalize_duties(node: RollupNode) -> Iterator[Duty]:
     """Finalize the oldest pending batch once its window is over. Nobody honest finalizes a false one."""
     derivation = node.derivation
-    settings = derivation.settings
-    assert settings is not None
     oldest = next(iter(_pending(node)), None)
-    if oldest is None or (node.role == "verifier" and not oldest.matches) or node.faults.get("halt"):
+    if oldest is None or node.faults.get("halt"):
         return
-    over = oldest.record.height + settings.challenge_window
+    if not oldest.matches and (node.role == "verifier" or not _is_own_lie(node, oldest)):
+        return
     patience = VERIFIER_PATIENCE if node.role == "verifier" else 0
     disputed = any(d.batch == oldest.index for d in derivation.open_disputes())
-    if node.l1_height >= over + patience and not disputed:
+    if node.l1_height >= oldest.record.challenge_until + patience and not disputed:
         call = Call(derivation.bridge, "finalize", encode(abi.BatchArgs(oldest.index)), 0)
         yield Duty(("finalize", oldest.index), Move(call, FINALIZE_GAS, f"finalize batch {oldest.index}"))
 

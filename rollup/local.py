@@ -46,9 +46,10 @@ class LocalChain:
             block = self._run_stored(row)
             if block.hash != row.hash:  # its header stated a false root: the order stands, the root does not
                 again = [self._stored_steps(later) for later in stored if later.height >= row.height]
-                self._remove_above(row.height - 1, "run again from disk")
-                for time, steps in again:
-                    self.append(execute_block(self.rules, self.head, time, steps))
+                with self.store.transaction():
+                    self._remove_above(row.height - 1, "run again from disk")
+                    for time, steps in again:
+                        self.append(execute_block(self.rules, self.head, time, steps))
                 return
             self.recent.append(block)
 
@@ -97,6 +98,15 @@ class LocalChain:
                     self._write(block)
         self.base, self.base_cursor, self.recent = blocks[-1], cursor, kept
         return lost
+
+    def restore(self, blocks: Sequence[L2Block]) -> None:
+        """Before `open`: put final blocks on disk again if they are not there (the L2 store is new)."""
+        stored = self.store.block_by_height(blocks[-1].header.height)
+        if stored is None or stored.hash != blocks[-1].hash:
+            with self.store.transaction():
+                self._remove_above(blocks[0].header.height - 1, "derived from L1 otherwise")
+                for block in blocks:
+                    self._write(block)
 
     def rewind(self, base: L2Block, base_cursor: int, reason: str) -> list[L2Block]:
         """Go back to ``base``; returns the blocks that were above it."""

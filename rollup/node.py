@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bridge.abi import BridgeSettings
 from chainkit.block import Certificate
 from chainkit.chain import ExecutedBlock
 from chainkit.codec import U53, Bytes32, CodecError, Record, decode, encode, to_json
@@ -21,7 +22,7 @@ from chainkit.replica import Replica
 from chainkit.state import Account, State
 from chainkit.store import Store
 from chainkit.transaction import SignedTransaction
-from rollup.block import BlockBuilder, L2Block
+from rollup.block import BlockBuilder, L2Block, execute_block
 from rollup.derivation import Derivation
 from rollup.derived import (
     BatchDerived,
@@ -38,7 +39,7 @@ from rollup.derived import (
 from rollup.fault_switch import FaultSwitch
 from rollup.faults import Fault, FaultSet, make_lie
 from rollup.local import LocalChain
-from rollup.stf import Step
+from rollup.stf import Step, Transact
 from rollup.trace import Trace
 
 log = logging.getLogger("layerlab.rollup")
@@ -49,6 +50,8 @@ MAX_BLOCK_TRANSACTIONS_BYTES = 160 * 1024
 """A block must fit in one batch, and a batch in one L1 transaction."""
 MAX_BLOCK_MESSAGES = 256
 MEMPOOL_PER_SENDER = 256
+SEEN = "l1_height"
+"""Meta key in the L2 store: up to which L1 block the event log is told."""
 MAX_POOL_BYTES = 64 * 1024 * 1024
 LIES_KEY, POOL_KEY = "lies", "pool"
 THIEF = dev_keypair("mallory").address
@@ -108,16 +111,51 @@ class RollupNode:
         self.mempool = Mempool(rules, max_per_sender=MEMPOOL_PER_SENDER)
 
     def start(self) -> None:
-        """Derive again from the L1 blocks on disk, then take up the local chain where it was."""
+        """Derive again from the L1 blocks on disk, then take up the local chain where it was.
+
+        Raises `chainkit.store.StoreError` if what is on disk is damaged.
+        """
+        seen = decode(int, self.store.get_meta(SEEN) or b"\x00")
+        pending: dict[int, DerivedBatch] = {}
         for header, transactions in self.replica.busy_blocks():
-            self.derivation.apply_l1_block(header, transactions, None)
-        self.derivation.refresh(self.replica.tip.tree)
+            events = self.derivation.apply_l1_block(header, transactions, None)
+            if header.height > seen:
+                self._record_all(events)
+            for event in events:
+                if isinstance(event, BatchDerived):
+                    pending[event.batch.index] = event.batch
+                elif isinstance(event, BatchFinalized):
+                    batch = pending.pop(event.batch)
+                    if event.matches:
+                        self.local.restore(batch.l2_blocks)
+                elif isinstance(event, BatchReverted):
+                    del pending[event.batch]
+        self._refresh_after_restart(seen)
         final = self.derivation.finalized_batch
         self.local.open(final.end, final.record.inbox_to)
         for batch in self._pending_line():
             self.local.adopt(batch.l2_blocks, batch.record.inbox_to)
+        if self.role == "verifier" and self.local.recent:  # it makes no blocks: these were reverted
+            safe = self.derivation.safe_batch
+            self.local.rewind(safe.end, safe.record.inbox_to, "a batch was reverted on L1")
         self._restore_lies()
         self._restore_pool()
+
+    def _refresh_after_restart(self, seen: int) -> None:
+        """Read settings and disputes; note what changed in a block that was cut off before it was noted."""
+        events, height = self.derivation.refresh(self.replica.tip.tree), self.l1_height
+        if height > seen:
+            fresh = [e for e in events if isinstance(e, DisputeChanged) and e.dispute.last_move == height]
+            self.derivation.l1_height = height
+            self._record_all(fresh)
+
+    def _record_all(self, events: Sequence[DerivationEvent]) -> None:
+        """Into the event log, and up to which L1 block it is told: all or nothing."""
+        if events:
+            with self.store.transaction():
+                for event in events:
+                    self._record(event)
+                self.store.set_meta(SEEN, encode(self.derivation.l1_height))
 
     def _pending_line(self) -> list[DerivedBatch]:
         """The true batches after the final one, in order."""
@@ -167,8 +205,8 @@ class RollupNode:
         events = self.derivation.apply_l1_block(executed.header, pairs, executed.tree)
         lost: list[DerivedBatch] = []
         with self.store.transaction():
+            self._record_all(events)
             for event in events:
-                self._record(event)
                 if isinstance(event, BatchDerived):
                     self._on_batch(event.batch)
                 elif isinstance(event, BatchReverted):
@@ -183,14 +221,22 @@ class RollupNode:
     def _on_batch(self, batch: DerivedBatch) -> None:
         if not batch.matches:
             return
-        for block in self.local.adopt(batch.l2_blocks, batch.record.inbox_to):
+        lost = self.local.adopt(batch.l2_blocks, batch.record.inbox_to)
+        if lost:  # somebody else posted other blocks: what we were about to lie about is gone
+            self.lies = {}
+            self._save_lies()
+        for block in lost:
             self._wait_again(block)
         self._refresh_mempool(batch.l2_blocks)
 
     def _on_reverted(self, lost: list[DerivedBatch]) -> None:
-        """Back to the last true batch; a sequencer runs the same blocks again: their order is promised."""
+        """Back to the last true batch; a sequencer runs the same blocks again: their order is promised.
+
+        Those of true batches had become the base; above them are our own. The blocks of a false batch that
+        is not ours are nobody's promise.
+        """
         safe = self.derivation.safe_batch
-        blocks = {block.header.height: block for batch in lost for block in batch.l2_blocks}
+        blocks = {b.header.height: b for batch in lost if batch.matches for b in batch.l2_blocks}
         blocks.update({block.header.height: block for block in self.local.recent})
         above = [blocks[height] for height in sorted(blocks) if height > safe.end.header.height]
         self.local.rewind(safe.end, safe.record.inbox_to, "a batch was reverted on L1")
@@ -198,6 +244,7 @@ class RollupNode:
         self._save_lies()
         if self.role == "sequencer":
             self.local.replay(above)
+            self._update_mempool()
 
     def _wait_again(self, block: L2Block) -> None:
         for tx in block.transactions:
@@ -230,18 +277,18 @@ class RollupNode:
         if self.role != "sequencer" or self.derivation.frozen or self.faults.get("halt"):
             return None
         cursor = self.local.cursor
-        messages = (
-            []
-            if self.faults.get("skip-deposit")
-            else self.derivation.inbox[cursor : cursor + MAX_BLOCK_MESSAGES]
-        )
+        settings = self.derivation.settings
+        if settings is None:
+            return None
+        most = 0 if self.faults.get("skip-deposit") else min(MAX_BLOCK_MESSAGES, settings.max_inbox_per_batch)
+        messages = self.derivation.inbox[cursor : cursor + most]
         if not (messages or heartbeat or self._has_candidates()):
             return None
         head = self.local.head
         builder = BlockBuilder(self.derivation.rules, head, max(now_ms, head.header.time))
         for message in messages:
             builder.add(message.step)
-        self._fill(builder)
+        self._fill(builder, _transactions_room(settings, len(messages)))
         if len(builder) == 1 and not heartbeat:
             return None
         block = builder.seal()
@@ -252,7 +299,7 @@ class RollupNode:
     def _has_candidates(self) -> bool:
         return len(self.mempool) > self.mempool.gapped
 
-    def _fill(self, builder: BlockBuilder) -> None:
+    def _fill(self, builder: BlockBuilder, room: int) -> None:
         rules = self.derivation.rules
         state = State(self.local.head.tree)
         candidates = self.mempool.select(
@@ -262,10 +309,13 @@ class RollupNode:
             MAX_BLOCK_TRANSACTIONS_BYTES,
         )
         for tx in list(candidates):
+            if room == 0:
+                break
             if self.faults.censors(tx.body.sender):
                 continue
             try:
                 builder.add_transaction(tx)
+                room -= 1
             except InvalidTransaction as refusal:
                 if refusal.code not in ("block_full", "fee_too_low", "nonce_gap"):
                     self.mempool.remove(tx.id)
@@ -275,6 +325,41 @@ class RollupNode:
         self.mempool.remove_included(included)
         self.mempool.update(self.account, sorted({tx.body.sender for tx in included}))
 
+    def _update_mempool(self) -> None:
+        """The head's state is another one than before."""
+        self.mempool.update(self.account, sorted({tx.body.sender for tx in self.mempool}))
+
+    def bring_messages_forward(self) -> bool:
+        """Run the blocks that are in no batch again, inbox messages first; False if there is nothing to gain.
+
+        The order of messages, and that of transactions, stays. (A forced transaction that moves into an earlier
+        block shifts the positions there: the one case in which a promise gives way, to L1's deadline.)
+        """
+        settings, head = self.derivation.settings, self.derivation.head_batch
+        blocks = self.local.recent
+        if settings is None or self.lies or not blocks or self.local.base.hash != head.end.hash:
+            return False
+        waiting = [
+            message.step for message in self.derivation.inbox[head.record.inbox_to : self.local.cursor]
+        ]
+        again: list[tuple[int, list[Step]]] = []
+        for block in blocks:
+            own = [step for step in block.steps if isinstance(step, Transact)]
+            room = max(0, min(settings.max_inbox_per_batch, settings.max_steps - 1 - len(own)))
+            again.append((block.header.time, [*waiting[:room], *own]))
+            waiting = waiting[room:]
+        if waiting or all(
+            tuple(steps) == block.steps for (_, steps), block in zip(again, blocks, strict=True)
+        ):
+            return False
+        log.warning("inbox messages are almost overdue: running %d L2 blocks again", len(blocks))
+        with self.store.transaction():
+            self.local.rewind(head.end, head.record.inbox_to, "inbox messages must come first")
+            for time, steps in again:
+                self.local.append(execute_block(self.derivation.rules, self.local.head, time, steps))
+        self._update_mempool()
+        return True
+
     def falsify(self, lie: Lie) -> None:
         """Go on from the lie: the state after its last block is now the liar's; later blocks run again."""
         later = self.local.between(lie.last_block + 1, self.local.head.header.height)
@@ -283,6 +368,7 @@ class RollupNode:
             self.local.replay(later)
             self.lies[lie.record.first_block] = lie
             self._save_lies()
+        self._update_mempool()
         log.warning("DISHONEST ON PURPOSE: the state after L2 block %d is a lie", lie.last_block)
 
 
@@ -290,6 +376,12 @@ def make_trace(rules: Rules, record: LieRecord, steps: Sequence[Step], start: Tr
     """The lie that a record tells of; its fault names the step, so that it is the same each time."""
     _, change = make_lie(record.fault, rules, steps, start, THIEF)
     return Lie(record, Trace(rules, start, steps, change))
+
+
+def _transactions_room(settings: BridgeSettings, messages: int) -> int:
+    """How many transactions a block may hold, so that it fits a batch, also with all the messages of one."""
+    room = settings.max_steps - 1 - settings.max_inbox_per_batch
+    return room if room > 0 else settings.max_steps - 1 - messages
 
 
 def _event_data(event: DerivationEvent) -> tuple[str, dict[str, object]]:

@@ -16,8 +16,10 @@ from rollup.duties import Duty, Key
 
 log = logging.getLogger("layerlab.outbox")
 
-LOST_AFTER = 30
-"""L1 blocks after which a call that was sent and never seen is sent again."""
+LOST_AFTER = 16
+"""L1 blocks after which a call that was sent and never seen is sent again: a dispute's clock survives a few."""
+MAX_PAUSE = 8
+"""L1 blocks for which a call that L1 keeps refusing is held back at most: every refusal costs its fee."""
 
 Send = Callable[[Call, int], Awaitable[object]]
 """Signs a call with a gas limit and gets it to L1; raises if that cannot be done."""
@@ -29,20 +31,36 @@ class _Sent:
     height: int
 
 
-class Outbox:
-    """``me`` is the account that sends; ``refused(duty, code, message)`` hears of calls that L1 reverted."""
+@dataclass(frozen=True)
+class _Pause:
+    times: int
+    until: int
 
-    def __init__(self, send: Send, me: Address, refused: Callable[[Duty, str, str], None]) -> None:
+
+class Outbox:
+    """``me`` is the account that sends; ``refused(duty, code, message)`` hears of calls that L1 reverted,
+    ``lost()`` of those that were taken by a node and never seen again."""
+
+    def __init__(
+        self,
+        send: Send,
+        me: Address,
+        refused: Callable[[Duty, str, str], None],
+        lost: Callable[[], None] = lambda: None,
+    ) -> None:
         self._send_call = send
         self._me = me
         self._refused = refused
+        self._lost = lost
+        self._pauses: dict[Key, _Pause] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.under_way: dict[Key, _Sent] = {}
 
     def dispatch(self, duties: Iterable[Duty], height: int) -> None:
         """Send what is not under way yet. ``height`` is the L1 height that the duties were seen at."""
         for duty in duties:
-            if duty.key not in self.under_way:
+            pause = self._pauses.get(duty.key)
+            if duty.key not in self.under_way and (pause is None or height >= pause.until):
                 self.under_way[duty.key] = _Sent(duty, height)
                 task = asyncio.create_task(self._send(duty))
                 self._tasks.add(task)
@@ -60,16 +78,25 @@ class Outbox:
         """Forget the calls that stand in a final L1 block, and those that got lost."""
         for tx, receipt in zip(executed.transactions, executed.receipts, strict=True):
             if tx.body.sender == self._me:
-                self._landed(tx.body.action, receipt.code, receipt.message)
+                self._landed(tx.body.action, executed.header.height, receipt.code, receipt.message)
         height = executed.header.height
-        self.under_way = {k: sent for k, sent in self.under_way.items() if height < sent.height + LOST_AFTER}
+        waiting = {k: sent for k, sent in self.under_way.items() if height < sent.height + LOST_AFTER}
+        if len(waiting) < len(self.under_way):
+            self._lost()
+        self.under_way = waiting
+        self._pauses = {k: p for k, p in self._pauses.items() if height < p.until + 4 * MAX_PAUSE}
 
-    def _landed(self, action: object, code: str, message: str) -> None:
+    def _landed(self, action: object, height: int, code: str, message: str) -> None:
         for key, sent in list(self.under_way.items()):
             if sent.duty.move.call == action:
                 del self.under_way[key]
                 if code:
+                    self._pause(key, height)
                     self._refused(sent.duty, code, message)
+
+    def _pause(self, key: Key, height: int) -> None:
+        times = self._pauses[key].times + 1 if key in self._pauses else 1
+        self._pauses[key] = _Pause(times, height + min(2 ** (times - 1), MAX_PAUSE))
 
     async def close(self) -> None:
         """Stop sending."""

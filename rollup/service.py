@@ -77,7 +77,7 @@ class RollupService:
         core = FollowerCore(l1, node.replica.tip)
         self.follower = Follower(self._clients, core, self._on_final)
         self._sender = TransactionSender(self._clients, node.key, l1.rules.chain_id)
-        self.outbox = Outbox(self._send, node.key.address, self._refused)
+        self.outbox = Outbox(self._send, node.key.address, self._refused, self._sender.next_node)
         self.backend = RollupBackend(node, lambda: self.follower.heard_final, self._wake.set)
 
     def now_ms(self) -> int:
