@@ -12,7 +12,7 @@ from chainkit.codec import Address, Record
 
 
 class VoteEvidence(Record, frozen=True, tag=0):
-    """Two votes by one key: in one slot for different blocks, or later in slot but lower in height."""
+    """Two votes by one key: in one slot but different, or later in slot but lower in height."""
 
     first: Vote
     second: Vote
@@ -56,7 +56,7 @@ def check_evidence(evidence: Evidence, chain_id: int) -> tuple[Address, str, int
 def _check_votes(first: Vote, second: Vote) -> tuple[Address, str]:
     if first.voter != second.voter:
         raise EvidenceError("two different voters")
-    if first.slot == second.slot and first.block_hash != second.block_hash:
+    if first.slot == second.slot and (first.height, first.block_hash) != (second.height, second.block_hash):
         return first.voter, "double-vote"
     if first.slot < second.slot and second.height < first.height:
         return first.voter, "vote-lower"

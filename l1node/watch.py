@@ -22,7 +22,7 @@ MAX_HEADERS = 2
 def contradiction(a: Vote, b: Vote) -> VoteEvidence | None:
     """The offence that two votes of one voter prove, if they do."""
     if a.slot == b.slot:
-        return VoteEvidence(a, b) if a.block_hash != b.block_hash else None
+        return None if (a.height, a.block_hash) == (b.height, b.block_hash) else VoteEvidence(a, b)
     first, second = (a, b) if a.slot < b.slot else (b, a)
     return VoteEvidence(first, second) if second.height < first.height else None
 
@@ -48,7 +48,8 @@ class Watch:
         kept = self._votes.get(vote.slot, {}).get(vote.voter)
         if kept is None:
             return False
-        return kept.block_hash == vote.block_hash or ("double-vote", vote.slot, vote.voter) in self._reported
+        same = (kept.height, kept.block_hash) == (vote.height, vote.block_hash)
+        return same or ("double-vote", vote.slot, vote.voter) in self._reported
 
     def contradicted(self, vote: Vote) -> VoteEvidence | None:
         """Evidence, not reported before, that this vote and one that is kept are an offence."""
@@ -67,7 +68,7 @@ class Watch:
         if vote.slot >= self._floor:
             self._votes.setdefault(vote.slot, {}).setdefault(vote.voter, vote)
         highest = self._highest.get(vote.voter)
-        if highest is None or vote.height >= highest.height or self._expired(highest, vote.slot):
+        if highest is None or vote.height >= highest.height:
             self._highest[vote.voter] = vote
 
     def votes_for(self, slot: int, height: int, block_hash: Bytes32) -> list[Vote]:
