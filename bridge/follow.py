@@ -351,7 +351,7 @@ class BridgeState:
                 taken = Taken(batch, height, receipt.tx_id, receipt.success, receipt.code, receipt.message)
                 self.inbox[step.index].taken.append(taken)
                 if isinstance(step, Deposit):
-                    notes.append(Note("DepositCredited", {**to_json(step), "batch": batch}, DERIVATION))
+                    notes.append(Note("DepositCredited", {**_deposit(step), "batch": batch}, DERIVATION))
                 else:
                     shown = {"index": step.index, "batch": batch, "hash": to_json(receipt.tx_id)}
                     outcome = {"success": receipt.success, "code": receipt.code}
@@ -387,6 +387,11 @@ class BridgeState:
             for address in {sender, recipient}:
                 self.withdrawals_by_address[address].append(entry)
         return entry
+
+
+def _deposit(step: Deposit) -> dict[str, Any]:
+    to = to_json(step.to)
+    return {"index": step.index, "depositor": to_json(step.depositor), "to": to, "amount": step.amount}
 
 
 def withdraw_request(tx: SignedTransaction) -> WithdrawArgs | None:

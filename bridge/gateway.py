@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from chainkit.client import ApiError, ChainClient, ReceiptInfo
 from chainkit.codec import MAX_AMOUNT, Address, Bytes32, CodecError, parse_hex
 from chainkit.problems import Problem
+from chainkit.submission import refused
 from chainkit.transaction import SignedTransaction
 from chainkit.views import json_bytes
 
@@ -64,6 +65,8 @@ class Gateway:
             except ApiError as error:
                 if error.code not in _ANOTHER:
                     raise as_problem(error) from None
+            except (AttributeError, KeyError, TypeError, ValueError):
+                raise _bad_answer() from None
         raise Problem(
             503,
             f"{self.name.lower()}_unreachable",
@@ -98,7 +101,7 @@ class Gateway:
             try:
                 async with asyncio.timeout(ASK_SECONDS):
                     return await ask(client)
-            except (ApiError, TimeoutError, KeyError, TypeError, ValueError):
+            except (ApiError, TimeoutError, AttributeError, KeyError, TypeError, ValueError):
                 return None
 
         asked = self.clients if clients is None else clients
@@ -109,21 +112,28 @@ async def _pending_nonce(client: ChainClient, address: Address) -> int:
     return (await client.account(address)).pending_nonce
 
 
+def _bad_answer() -> Problem:
+    detail = "what became of the request is not known; look it up before it is sent again"
+    return Problem(502, "bad_answer", "A node answered what makes no sense", detail)
+
+
 def _checked(answer: Any) -> Mapping[str, Any]:
     """A node's answer to a write, fit to be handed on. Raises `Problem`."""
     try:
         json_bytes(answer)
         parse_hex(answer["hash"], "hash", 32)
     except (CodecError, KeyError, TypeError, ValueError, OverflowError):
-        raise Problem(502, "bad_answer", "A node answered what makes no sense", "it gave no hash") from None
+        raise _bad_answer() from None
     checked: Mapping[str, Any] = answer
     return checked
 
 
 def as_problem(error: ApiError) -> Problem:
     """A node's refusal, handed on as it is."""
-    known = {"type", "title", "status", "code", "detail"}
+    known = {"type", "title", "status", "code", "detail", "accepted", "message"}
     extra = {name: value for name, value in error.problem.items() if name not in known}
+    if "accepted" in error.problem:  # one of a list of results, which has no status of its own
+        return refused(error.code or "refused", error.detail, **extra)
     title = str(error.problem.get("title", "The transaction is refused"))
     status = error.status if 400 <= error.status <= 599 else 502
     return Problem(status, error.code or "refused", title, error.detail, **extra)
