@@ -138,6 +138,13 @@ def test_the_highest_vote_is_remembered_for_the_unbonding_period_and_no_longer()
         assert len(found(watch, [vote(5 + passed, 2)])) == evidence
 
 
+def test_an_earlier_vote_that_comes_late_does_not_hide_the_highest() -> None:
+    watch = Watch()
+    assert not found(watch, [vote(50, 9), vote(40, 3)])
+    watch.prune(200)
+    assert found(watch, [vote(200, 5)]) == [VoteEvidence(vote(50, 9), vote(200, 5))]
+
+
 # --- an engine that watches ---------------------------------------------------------------------------------
 
 
@@ -156,6 +163,18 @@ def test_an_engine_reports_votes_and_proposals_that_contradict(script: Script) -
     votes: list[Vote | Proposal] = [script.vote(KEYS[1], block) for block in blocks]
     (evidence,) = watch_all(script, votes * 2, slot)
     assert check_evidence(evidence, 900) == (KEYS[1].address, "double-vote", slot)
+
+
+def test_the_second_vote_of_a_double_voter_does_not_count(script: Script) -> None:
+    block, rival = (script.block(script.genesis, 2, [script.transfer(i)]) for i in (1, 2))
+    observer = Observer(script.chain, final=script.genesis, final_certificate=None)
+    messages: list[Vote | Proposal] = [script.propose(block), script.vote(CULPRIT, rival)]
+    messages += [script.vote(key, block) for key in (CULPRIT, *KEYS[1:3])]
+    for message in messages:
+        observer.on_message(message, script.at(2))
+    assert observer.head is script.genesis
+    observer.on_message(script.vote(KEYS[3], block), script.at(2))
+    assert observer.head.hash == block.hash
 
 
 def test_a_second_proposal_is_evidence_even_if_it_is_invalid_or_late(script: Script) -> None:
