@@ -22,6 +22,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from chainkit.client import ApiError, WaitTimeoutError
+from layerlab.cli.amounts import show_coins
 from layerlab.config import DevnetError, demo_config
 from layerlab.demo import dishonesty, failures, money
 from layerlab.demo.stage import Stage, StepFailed
@@ -113,18 +114,8 @@ class Show:
 
 
 def _brief(result: Result) -> str:
-    """The facts of a step in a line."""
-    if result.error:
-        return result.error
-    shown = []
-    for name, value in result.facts.items():
-        if isinstance(value, dict):
-            continue
-        text = str(value)
-        shown.append(
-            f"{name.replace('_', ' ')} {text[:14] + '…' if text.startswith('0x') and len(text) > 16 else text}"
-        )
-    return ", ".join(shown)[:200]
+    """A step in a sentence: what it told, or why it failed."""
+    return result.error or str(result.facts.get("told", ""))
 
 
 def demo_command(
@@ -226,13 +217,22 @@ async def _watch_memory(devnet: Devnet, resident: dict[str, int]) -> None:
         await asyncio.sleep(1.0)
 
 
+_COUNTS: Final = ("claims", "exits", "refunds", "deposits", "taken_in")
+
+
+def _figure(key: str, value: Any) -> str:
+    return str(value) if key in _COUNTS else show_coins(int(value))
+
+
 def _closing_words(report: dict[str, Any]) -> None:
     console = Console()
     promises = report["steps"][-1]
     for name in ("P1", "P2", "P3", "P4"):
         if name in promises:
             terms = {k: v for k, v in promises[name].items() if k not in ("says", "holds")}
-            figures = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in terms.items())
+            figures = ", ".join(
+                f"{key.replace('_', ' ')} {_figure(key, value)}" for key, value in terms.items()
+            )
             console.print(
                 f"[bold]{name}[/] {'holds' if promises[name]['holds'] else 'BROKEN'}: {promises[name]['says']}"
             )

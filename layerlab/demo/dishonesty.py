@@ -10,6 +10,7 @@ from chainkit.client import ApiError
 from chainkit.codec import encode
 from chainkit.keys import dev_keypair
 from chainkit.transaction import Call, SignedTransaction, Transfer
+from layerlab.cli.amounts import show_amount, show_coins
 from layerlab.config import COIN
 from layerlab.demo.stage import Stage, require
 from rollup.messenger import WithdrawArgs
@@ -32,7 +33,7 @@ async def theft(stage: Stage) -> dict[str, Any]:
 
     loot = await stage.until("the sequencer posts a batch whose root hides a theft", rich) - poor
     told = (await stage.faults("sequencer"))["told"][-1]
-    stage.say(f"mallory's L2 balance grew by {loot / COIN:g} coins; she withdraws them")
+    stage.say(f"mallory's L2 balance grew by {show_amount(loot)}; she withdraws it")
     fees = 2 * COIN
     call = Call("messenger", "withdraw", encode(WithdrawArgs(mallory.address)), loot + poor - fees)
     thief = await stage.send(stage.l2, "mallory", call, at="head")
@@ -66,7 +67,11 @@ async def theft(stage: Stage) -> dict[str, Any]:
     rounds = (await stage.bridge.get(f"/disputes/{dispute}"))["moves"]
     lost = await _thief_gets_nothing(stage, thief.hash)
     survived = await _all_safe(stage, honest)
+    paid, burned = resolved.data["paid"], resolved.data["burned"]
     return {
+        "told": f"batch {batch} hid a theft of {show_amount(loot)} at step {told['step']} of {told['steps']}; "
+        f"{rounds} moves found it; bond of {show_amount(bond)}: {show_coins(paid)} to the challenger, "
+        f"{show_coins(burned)} burned; all {survived} honest transactions stand in the next batch",
         "batch": batch,
         "steps": told["steps"],
         "lied_at_step": told["step"],
@@ -154,6 +159,7 @@ async def frivolous(stage: Stage) -> dict[str, Any]:
     record = await stage.bridge.get(f"/batches/{batch}")
     require(record["status"] != "reverted", "an honest batch was reverted")
     return {
+        "told": f"honest batch {batch} stands; the challenger lost its bond of {show_amount(bond)}",
         "batch": batch,
         "dispute": dispute,
         "bond_lost": bond,
@@ -197,6 +203,7 @@ async def _force(stage: Stage, tx: SignedTransaction, amount: int) -> dict[str, 
     on_l1 = next(b["l1_height"] for b in reversed(inside) if b["status"] != "reverted")
     require(on_l1 <= deadline, f"it is on L1 at block {on_l1}, the deadline was {deadline}")
     return {
+        "told": f"forced at L1 block {forced.height}, executed by block {on_l1}; the deadline was {deadline}",
         "transaction": "0x" + tx.id.hex(),
         "forced_at": forced.height,
         "deadline": deadline,

@@ -9,6 +9,7 @@ from typing import Any
 from chainkit.codec import encode, from_json
 from chainkit.keys import dev_keypair
 from chainkit.transaction import Transfer
+from layerlab.cli.amounts import show_amount
 from layerlab.demo.stage import Stage, require
 from layerlab.escape import L1Reader, escape
 from layerlab.judge import Exhibit, judge
@@ -21,10 +22,17 @@ RECEIPTS = 60
 
 async def crashes(stage: Stage) -> dict[str, Any]:
     """A validator is killed and comes back, another is slashed, the sequencer keeps its word through SIGKILL."""
-    facts = {"crash": await _validator_crash(stage)}
-    facts["slashing"] = await _double_vote(stage)
-    facts["sequencer_crash"] = await _sequencer_crash(stage)
-    return facts
+    crash = await _validator_crash(stage)
+    slashing = await _double_vote(stage)
+    kept = await _sequencer_crash(stage)
+    return {
+        "told": f"{CRASHED} was down for {crash['blocks_final_without_it']} final blocks and votes again; "
+        f"{OFFENDER} lost {show_amount(slashing['slashed'])} and its seat; {kept['receipts_kept']} of "
+        f"{kept['receipts_before']} receipts of a killed sequencer were kept",
+        "crash": crash,
+        "slashing": slashing,
+        "sequencer_crash": kept,
+    }
 
 
 async def _validator_crash(stage: Stage) -> dict[str, Any]:
@@ -132,6 +140,7 @@ async def burn_down(stage: Stage) -> dict[str, Any]:
     fees = before + result.amount - after
     require(0 <= fees < 10**9, f"dave had {before}, exited with {result.amount}, has {after}")
     return {
+        "told": f"dave froze the bridge and has his {show_amount(result.amount)} on L1, with his key and L1 alone",
         "account": "dave",
         "froze_the_bridge": result.froze,
         "amount": result.amount,
@@ -159,4 +168,5 @@ async def verdict(stage: Stage) -> dict[str, Any]:
     found = await asyncio.to_thread(judge, exhibit)
     for name, promise in found.promises.items():
         require(promise["holds"], f"{name} does not hold: {promise}")
-    return {"l1_blocks": len(exhibit.blocks), **found.promises}
+    told = f"{len(exhibit.blocks)} L1 blocks read, every quorum, root and receipt checked again"
+    return {"told": told, "l1_blocks": len(exhibit.blocks), **found.promises}

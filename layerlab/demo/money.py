@@ -14,6 +14,7 @@ from chainkit.fees import transfer_gas
 from chainkit.hashing import tagged_hash
 from chainkit.keys import KeyPair, dev_keypair
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
+from layerlab.cli.amounts import show_amount
 from layerlab.config import COIN
 from layerlab.demo.stage import Stage, require
 from rollup.messenger import WithdrawArgs
@@ -53,6 +54,7 @@ async def deposit(stage: Stage) -> dict[str, Any]:
         "the bridge knows the deposit", lambda: stage.bridge_get(f"/deposits/0x{tx.id.hex()}")
     )
     return {
+        "told": f"{show_amount(amount)} escrowed in L1 block {included.height}, credited on L2 once it was final",
         "deposit": "0x" + tx.id.hex(),
         "l1_height": included.height,
         "l1_final_at_credit": await stage.height(stage.l1),
@@ -101,6 +103,7 @@ async def transfers(stage: Stage) -> dict[str, Any]:
     stage.notes["last_transfer"] = batch[-1].id
     heights = sorted({receipts[tx.id][0].height for tx in batch})
     return {
+        "told": f"{len(batch)} transfers in L2 blocks {heights[0]} to {heights[-1]}, {len(receipts)} receipts verified",
         "transfers": len(batch),
         "accounts": ACCOUNTS,
         "receipts": len(receipts),
@@ -166,6 +169,8 @@ async def batch_on_l1(stage: Stage) -> dict[str, Any]:
     )
     block = await stage.l2.block(height)
     return {
+        "told": f"batch {batch['index']} ({batch['steps']} steps): L1's claim and the verifier's own root are "
+        f"{batch['computed_root'][:14]}…",
         "batch": batch["index"],
         "steps": batch["steps"],
         "claimed_root": record["state_root"],
@@ -222,6 +227,7 @@ async def withdraw(stage: Stage) -> dict[str, Any]:
     second = await _refused_claim(stage, path)
     require(second["code"] == "already_claimed", f"a second claim was answered {second}")
     return {
+        "told": f'{show_amount(paid)} paid; before: "{early["detail"]}"; again: "{again.message}"',
         "withdrawal": "0x" + sent.hash.hex(),
         "amount": WITHDRAWN,
         "early_claim": early["detail"],
