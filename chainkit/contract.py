@@ -59,7 +59,10 @@ class NoArgs(Record, frozen=True):
 
 
 class Supply(Record, frozen=True):
-    """Counters behind promise P2: what was in genesis, minted since and burned since, in gwei."""
+    """Counters behind promise P2: what was in genesis, minted since and burned since, in gwei.
+
+    Near 2**53 what was both minted and burned is dropped from both; only their difference is for ever exact.
+    """
 
     genesis: U53 = 0
     minted: U53 = 0

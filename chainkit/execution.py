@@ -111,6 +111,11 @@ def supply(state: State) -> Supply:
     return decode(Supply, value) if value else Supply()
 
 
+def _total_supply(state: State) -> int:
+    books = supply(state)
+    return books.genesis + books.minted - books.burned
+
+
 def begin_block(
     rules: Rules,
     state: State,
@@ -149,7 +154,7 @@ def _run_hook(rules: Rules, state: State, contract: Contract, env: BlockEnvironm
     execution = _system_execution(rules, state, contract, env)
     start = state.checkpoint()
     contract.begin_block(Context(execution, contract, contract.address, 0))
-    _count_supply(state, execution.minted, execution.burned)
+    count_supply(state, execution.minted, execution.burned)
     check_supply(state, start, execution.minted - execution.burned)
     return execution.events
 
@@ -267,7 +272,7 @@ def apply_transaction(rules: Rules, state: State, tx: SignedTransaction, *, forc
         if fee > base:
             _add(state, env.proposer, fee - base)
         burned += base
-    _count_supply(state, execution.minted, burned)
+    count_supply(state, execution.minted, burned)
     state.set(BLOCK_KEY, encode(_with_gas(env, gas_used)))
     check_supply(state, start, execution.minted - burned)
     return Receipt(tx.id, not code, code, message, gas_used, fee, execution.events)
@@ -287,6 +292,8 @@ def _run_action(rules: Rules, execution: Execution, tx: SignedTransaction) -> tu
         else:
             run_call(execution, body.sender, action.contract, action.method, action.args, action.value)
         check_supply(state, mark, execution.minted - execution.burned)
+        if execution.minted and _total_supply(state) + execution.minted - execution.burned > MAX_AMOUNT:
+            raise Revert("supply_overflow", "the total supply must stay below 2**53 gwei")
     except (Revert, gas.OutOfGas) as refusal:
         state.revert(mark)
         execution.events.clear()
@@ -302,11 +309,22 @@ def _with_gas(env: BlockEnvironment, gas_used: int) -> BlockEnvironment:
     )
 
 
-def _count_supply(state: State, minted: int, burned: int) -> None:
-    if minted or burned:
-        old = supply(state)
-        new = Supply(old.genesis, old.minted + minted, old.burned + burned)
-        state.set(SUPPLY_KEY, encode(new))
+def count_supply(state: State, minted: int, burned: int) -> None:
+    """Count what was minted and burned. Raises `SupplyViolation` if the supply would reach 2**53 gwei.
+
+    Counters that would get there themselves drop what cancels out: money that comes and goes for ever
+    (deposits and withdrawals of a rollup) must not stop the chain. Their difference stays exact.
+    """
+    if not (minted or burned):
+        return
+    old = supply(state)
+    minted, burned = old.minted + minted, old.burned + burned
+    if max(minted, burned) > MAX_AMOUNT:
+        both = min(minted, burned)
+        minted, burned = minted - both, burned - both
+    if not 0 <= old.genesis + minted - burned <= MAX_AMOUNT:
+        raise SupplyViolation("the total supply must stay below 2**53 gwei")
+    state.set(SUPPLY_KEY, encode(Supply(old.genesis, minted, burned)))
 
 
 def check_supply(state: State, mark: int, created: int) -> None:

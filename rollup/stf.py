@@ -5,14 +5,13 @@ the one thing a sequencer can misstate is a state root. Must not know of batches
 """
 
 from chainkit.codec import U53, Address, Amount, Bytes32, CodecError, Record, decode, encode
-from chainkit.contract import SUPPLY_KEY, Supply
 from chainkit.execution import (
     InvalidTransaction,
     Receipt,
     Rules,
     apply_transaction,
     begin_block,
-    supply,
+    count_supply,
 )
 from chainkit.hashing import tagged_hash
 from chainkit.state import Account, State, WitnessState
@@ -97,8 +96,7 @@ def prove_step(rules: Rules, root: Bytes32, step: Step, witness: bytes) -> Bytes
 def _apply_deposit(state: State, step: Deposit) -> Receipt:
     account = state.account(step.to)
     state.set_account(step.to, Account(account.balance + step.amount, account.nonce))
-    old = supply(state)
-    state.set(SUPPLY_KEY, encode(Supply(old.genesis, old.minted + step.amount, old.burned)))
+    count_supply(state, step.amount, 0)
     return _receipt(step_hash(step))
 
 
