@@ -14,7 +14,8 @@ from typing import Any, Final
 from bridge.actions import Place, Write
 from bridge.follow import BRIDGE, MESSENGER, BridgeState
 from bridge.gateway import Gateway
-from bridge.views import Json, invariant_json
+from bridge.views_batches import Json
+from bridge.views_bridge import invariant_json
 from chainkit.backend import Head, has_reached
 from chainkit.block import Certificate
 from chainkit.chain import ExecutedBlock
@@ -149,7 +150,12 @@ class BridgeBackend:
     # --- hints ---
 
     async def l2_taken_in(self) -> int | None:
-        """How many inbox messages the sequencer says it has taken in; None without an answer."""
+        """How many inbox messages the sequencer says it has taken in; None without an answer.
+
+        Of a frozen bridge it is None too: no batch will hold any of them.
+        """
+        if self.state.totals.frozen_height:
+            return None
         status = await self.l2_gateway.status()
         inbox = None if status is None else status.get("inbox")
         taken = inbox.get("taken_in") if isinstance(inbox, dict) else None

@@ -251,7 +251,7 @@ class BridgeState:
         derived = self.derivation.apply_l1_block(header, pairs, tree)
         notes: list[Note] = []
         for tx, receipt in pairs:
-            for event in receipt.events:
+            for event in receipt.events if receipt.success else ():
                 kind = _EVENT_TYPES.get(event.name)
                 if event.contract == BRIDGE and kind is not None:
                     record = decode(kind, event.data)

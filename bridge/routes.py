@@ -11,7 +11,7 @@ from bridge.backend import BridgeBackend
 from bridge.routes_batches import batches_router
 from bridge.routes_inbox import inbox_router
 from bridge.routes_withdrawals import withdrawals_router
-from bridge.views import bridge_json, heads_json
+from bridge.views_bridge import bridge_json, heads_json
 from chainkit.genesis import genesis_to_json
 from chainkit.ops_api import JsonResponse, events_router, health_router, metrics_router
 from chainkit.views import json_bytes

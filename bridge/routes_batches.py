@@ -10,13 +10,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from bridge import abi, views
+from bridge import abi
 from bridge.actions import number, plain_call, read_object, read_write, require_dev
 from bridge.backend import BridgeBackend
 from bridge.follow import BRIDGE
 from bridge.params import From, Limit, page, unknown
 from bridge.routes_inbox import accepted, body_doc
-from bridge.views import Json
+from bridge.views_batches import Json, batch_json, dispute_json
 from chainkit.codec import to_json
 from chainkit.ops_api import JsonResponse, PathInt
 from chainkit.problems import Problem
@@ -59,13 +59,13 @@ def _batches(backend: BridgeBackend) -> APIRouter:
     @router.get("/batches", summary="Batches, oldest first; without `from` the last ones")
     async def batches(from_: From = None, limit: Limit = 20) -> Response:
         total = len(state.derivation.batches)
-        shown = [views.batch_json(state, index) for index in page(total, from_, limit)]
+        shown = [batch_json(state, index) for index in page(total, from_, limit)]
         heads = {"head": state.derivation.head, "finalized": state.derivation.finalized}
         return JsonResponse({"batches": shown, "total": total, "last": total - 1, **heads})
 
     @router.get("/batches/{n}", summary="A batch: L1's record beside the root that executing it here gave")
     async def batch(n: PathInt) -> Response:
-        return JsonResponse(views.batch_json(state, _batch(backend, n).index))
+        return JsonResponse(batch_json(state, _batch(backend, n).index))
 
     @router.post(
         "/batches/{n}/finalize",
@@ -92,15 +92,13 @@ def _disputes(backend: BridgeBackend) -> APIRouter:
     @router.get("/disputes", summary="Disputes, oldest first; without `from` the last ones")
     async def disputes(from_: From = None, limit: Limit = 20) -> Response:
         found = state.derivation.disputes
-        shown = [
-            views.dispute_json(state, found[index], full=False) for index in page(len(found), from_, limit)
-        ]
+        shown = [dispute_json(state, found[index], full=False) for index in page(len(found), from_, limit)]
         still = [dispute.index for dispute in state.derivation.open_disputes()]
         return JsonResponse({"disputes": shown, "total": len(found), "open": still})
 
     @router.get("/disputes/{id}", summary="A dispute: whose turn, clocks, ranges, and every move so far")
     async def dispute(id: PathInt) -> Response:  # noqa: A002 - the name in the address
-        return JsonResponse(views.dispute_json(state, _dispute(backend, id)))
+        return JsonResponse(dispute_json(state, _dispute(backend, id)))
 
     @router.post(
         "/disputes",
@@ -115,7 +113,7 @@ def _disputes(backend: BridgeBackend) -> APIRouter:
             batch = _batch(backend, number(value, "batch"))
             root = value.get("state_root")
             if root is None:
-                root = to_json(_true_root(batch))
+                root = to_json(_true_root(batch, _first_false(backend, batch)))
             args = {"batch": batch.index, "state_root": root}
             return {"args": args, "value": state.settings.challenger_bond}
 
@@ -125,7 +123,21 @@ def _disputes(backend: BridgeBackend) -> APIRouter:
     return router
 
 
-def _true_root(batch: DerivedBatch) -> bytes:
+def _first_false(backend: BridgeBackend, batch: DerivedBatch) -> int | None:
+    """The first false batch of the line that a batch is in."""
+    batches = backend.state.derivation.batches
+    flagged = [index for index in backend.state.line(batch.index) if batches[index].flagged]
+    return flagged[-1] if flagged else None
+
+
+def _true_root(batch: DerivedBatch, first_false: int | None) -> bytes:
+    if not batch.parent_matches:
+        raise Problem(
+            422,
+            "stands_on_false_batch",
+            "Not the batch to challenge",
+            f"batch {batch.index} stands on false batch {first_false}: with that it falls",
+        )
     if batch.computed_root == batch.record.state_root:
         raise Problem(
             422,

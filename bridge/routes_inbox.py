@@ -15,7 +15,8 @@ from bridge.actions import Write, read_object, read_write
 from bridge.backend import BridgeBackend, Told, tracked_of
 from bridge.follow import BRIDGE, Queued
 from bridge.params import AddressText, From, Id, Limit, page, parse_address, parse_id, unknown
-from bridge.views import Json, deposit_json, forced_json
+from bridge.views import deposit_json, forced_json
+from bridge.views_batches import Json
 from chainkit.codec import Bytes32, CodecError, decode, parse_hex, to_json
 from chainkit.ops_api import JsonResponse
 from chainkit.problems import Problem

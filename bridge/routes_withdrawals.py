@@ -14,7 +14,8 @@ from bridge.backend import BridgeBackend, Told, Tracked, tracked_of
 from bridge.follow import BRIDGE, MESSENGER, WithdrawalEntry
 from bridge.params import AddressText, From, Id, Limit, page, parse_address, parse_id, unknown
 from bridge.routes_inbox import accepted, body_doc, hash_of
-from bridge.views import Json
+from bridge.views_batches import Json
+from bridge.views_bridge import escape_json, exit_json
 from chainkit.codec import Bytes32, CodecError, parse_hex, to_json
 from chainkit.ops_api import JsonResponse, PathInt
 from chainkit.problems import Problem
@@ -197,7 +198,7 @@ def _escape(backend: BridgeBackend) -> APIRouter:
         "/exits/{address}", summary="What an account would get under the last final root, with the proof"
     )
     async def one(address: str = Path(max_length=80)) -> Response:
-        return JsonResponse(views.exit_json(state, parse_address(backend.l2.genesis, address)))
+        return JsonResponse(exit_json(state, parse_address(backend.l2.genesis, address)))
 
     @router.post(
         "/exits",
@@ -232,7 +233,7 @@ def _escape(backend: BridgeBackend) -> APIRouter:
 
 
 def _require_frozen(backend: BridgeBackend) -> None:
-    escape = views.escape_json(backend.state)
+    escape = escape_json(backend.state)
     if not escape["frozen"]:
         left = {"blocks_left": escape["blocks_left"], "seconds_left": escape["seconds_left"]}
         raise Problem(
@@ -245,7 +246,7 @@ def _exit_arguments(backend: BridgeBackend, account: Any) -> abi.ExitArgs:
         raise CodecError("account must be an address or a well-known name")
     state, address = backend.state, parse_address(backend.l2.genesis, account)
     _require_frozen(backend)
-    shown = views.exit_json(state, address)
+    shown = exit_json(state, address)
     if shown["exited"] is not None:
         raise Problem(409, "already_exited", "Already out", "this account has left")
     if shown["proof"] is None:

@@ -1,135 +1,24 @@
-"""The JSON shapes of the bridge service.
+"""The JSON shapes of what users send through the bridge: deposits, forced transactions, withdrawals.
 
-Responsible for how deposits, withdrawals, forced transactions, batches, disputes and exits look to a client,
-and for saying in words what each waits for and who may act next. Must not know of HTTP, nor change anything.
-
-Amounts in gwei; ``blocks_left`` counts L1 blocks from the last final one; ``seconds_left`` is that in slots
-that all have a block, so it is the least time.
+Responsible for their statuses, for saying in words what each waits for and who may act next. Must not know of
+HTTP, nor change anything. Units as in bridge/views_batches.py.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from bridge import abi
-from bridge.dispute import clock_left, cut_points, segments
-from bridge.follow import BridgeState, Inclusion, OnL1, Paid, Queued, Taken, WithdrawalEntry
-from chainkit.codec import Address, to_json
-from chainkit.genesis import Genesis
-from chainkit.state import State, account_key
+from bridge.follow import BridgeState, Inclusion, Queued, Taken, WithdrawalEntry
+from bridge.views_batches import Json, blocks, finality_wait, paid_json, seconds
+from chainkit.codec import to_json
 from chainkit.transaction import SignedTransaction
-from chainkit.views import account_name
 from rollup.derived import DerivedBatch
 from rollup.stf import Deposit, Forced
-
-Json = dict[str, Any]
 
 WAITING: Final = "waiting-for-batch"
 IN_WINDOW: Final = "in-challenge-window"
 READY: Final = "ready-to-claim"
 CLAIMED: Final = "claimed"
 REVERTED: Final = "reverted"
-
-
-def seconds(genesis: Genesis, blocks: int) -> int:
-    """The least time in which ``blocks`` L1 blocks come, in whole seconds, rounded up."""
-    return -(-blocks * genesis.slot_ms // 1000)
-
-
-def blocks(count: int) -> str:
-    """``1 more L1 block``, ``2 more L1 blocks``."""
-    return f"{count} more L1 block{'' if count == 1 else 's'}"
-
-
-def on_l1(at: OnL1) -> Json:
-    return {"tx": to_json(at.tx_id), "height": at.height}
-
-
-def paid_json(paid: Paid | None) -> Json | None:
-    if paid is None:
-        return None
-    return {"recipient": to_json(paid.recipient), "amount": paid.amount, **on_l1(paid.at)}
-
-
-def who(genesis: Genesis, address: Address) -> Json:
-    """An address with the name that people know it by."""
-    return {"address": to_json(address), "name": account_name(genesis, address)}
-
-
-# --- bridge -------------------------------------------------------------------------------------------------
-
-
-def invariant_json(state: BridgeState) -> Json:
-    """The live invariant, term by term."""
-    books = state.invariant()
-    return {
-        "holds": books.holds,
-        "at_l1_height": state.height,
-        "after_batch": books.batch,
-        "escrow": books.escrow,
-        "expected": books.expected,
-        "l2_balances": books.l2_balances,
-        "withdrawals_not_claimed": books.withdrawals,
-        "deposits_not_taken_in": books.deposits,
-        "exited": books.exited,
-        "bonds": {
-            "holds": books.bonds_hold,
-            "held": books.bonds,
-            "owed": books.bonds_owed,
-            "contract_balance": books.balance,
-        },
-        "in_words": "escrow = l2_balances - exited + withdrawals_not_claimed + deposits_not_taken_in; "
-        "contract_balance = escrow + bonds",
-    }
-
-
-def heads_json(state: BridgeState) -> Json:
-    """The ends of L2 as L1 tells them; the unsafe head is the sequencer's word and not here."""
-    derivation = state.derivation
-
-    def head(batch: DerivedBatch) -> Json:
-        header = batch.end.header
-        root, block_hash = to_json(header.state_root), to_json(batch.end.hash)
-        return {"height": header.height, "hash": block_hash, "state_root": root, "batch": batch.index}
-
-    return {"safe": head(derivation.safe_batch), "finalized": head(derivation.finalized_batch)}
-
-
-def bridge_json(state: BridgeState) -> Json:
-    """Settings, books, both ends of the line of batches, and the invariant."""
-    totals, settings, genesis = state.totals, state.settings, state.l1.genesis
-    upgrade = state.load(abi.UPGRADE_KEY, abi.ScheduledUpgrade)
-    return {
-        "contract": "bridge",
-        "l1_height": state.height,
-        "settings": to_json(settings),
-        "sequencer": who(genesis, settings.sequencer),
-        "scheduled_upgrade": to_json(upgrade),
-        "totals": to_json(totals),
-        "heads": heads_json(state),
-        "head_batch": batch_json(state, totals.head_batch),
-        "final_batch": batch_json(state, totals.final_batch),
-        "open_disputes": [dispute.index for dispute in state.derivation.open_disputes()],
-        "frozen": totals.frozen_height > 0,
-        "diverged": state.derivation.diverged,
-        "escape": escape_json(state),
-        "invariant": invariant_json(state),
-    }
-
-
-def escape_json(state: BridgeState) -> Json:
-    """Whether the bridge is frozen, and if not, when it may be."""
-    totals = state.totals
-    possible_at = totals.last_batch_height + state.settings.escape_timeout + 1
-    frozen = totals.frozen_height > 0
-    left = 0 if frozen else max(0, possible_at - state.height - 1)
-    words = f"a freeze (POST /freeze), possible in L1 block {possible_at} if no batch comes before"
-    return {
-        "frozen": frozen,
-        "frozen_at": totals.frozen_height or None,
-        "freeze_possible_at": possible_at,
-        "waits_for": "" if frozen else words,
-        "blocks_left": left,
-        "seconds_left": seconds(state.l1.genesis, left),
-    }
 
 
 # --- inbox --------------------------------------------------------------------------------------------------
@@ -359,141 +248,3 @@ def _on_false_batch(state: BridgeState, batch: DerivedBatch) -> Json:
         wait["seconds_left"],
         reason="false-root",
     )
-
-
-def finality_wait(state: BridgeState, index: int) -> Json:
-    """What a pending batch waits for until it is final."""
-    record = state.batch_record(index)
-    assert record is not None
-    left = max(0, record.challenge_until - state.height)
-    words, act = f"the challenge window of batch {index}: {blocks(left)}", "anyone may challenge it"
-    if left == 0:
-        parent = state.derivation.batches[record.parent]
-        if record.open_disputes:
-            words = f"{record.open_disputes} open disputes on batch {index} to be resolved"
-            act = "the two sides of each dispute"
-        elif parent.status == abi.PENDING:
-            words, act = f"batch {parent.index} to become final first", "see that batch"
-        else:
-            words = f"batch {index} to be finalized: its window is over"
-            act = f"anyone (POST /batches/{index}/finalize)"
-    return {
-        "waits_for": words,
-        "may_act": act,
-        "blocks_left": left,
-        "seconds_left": seconds(state.l1.genesis, left),
-    }
-
-
-# --- batches and disputes -----------------------------------------------------------------------------------
-
-
-def batch_json(state: BridgeState, index: int) -> Json:
-    """A batch: L1's own record beside the root that executing it here gave."""
-    batch = state.derivation.batches[index]
-    record = state.batch_record(index) or batch.record
-    shown = {
-        **to_json(record),
-        "status": batch.status,
-        "computed_root": to_json(batch.computed_root),
-        "matches": batch.matches,
-        "l1_height": batch.l1_height,
-        "l1_transaction": to_json(batch.l1_tx_id),
-        "disputes": [d.index for _, d in sorted(state.derivation.disputes.items()) if d.batch == index],
-        "finalizes_at": record.challenge_until + 1 if index != abi.GENESIS_BATCH else 0,
-        "reverted_because": state.revert_reasons.get(index),
-    }
-    done: Json = {"waits_for": "", "may_act": "", "blocks_left": 0, "seconds_left": 0}
-    return {**shown, **(finality_wait(state, index) if batch.status == abi.PENDING else done)}
-
-
-def dispute_json(state: BridgeState, dispute: abi.Dispute, *, full: bool = True) -> Json:
-    """A dispute: the record, whose turn it is, both clocks now, and every move so far."""
-    genesis = state.l1.genesis
-    open_now = dispute.stage != abi.RESOLVED
-    moot = open_now and state.derivation.batches[dispute.batch].status != abi.PENDING
-    clocks = {abi.DEFENDER: dispute.defender_clock, abi.CHALLENGER: dispute.challenger_clock}
-    if open_now and not moot:
-        clocks[dispute.turn] = clock_left(dispute, state.height)
-    left = max(0, clocks[dispute.turn]) if open_now and not moot else 0
-    shown: Json = {
-        **to_json(dispute),
-        "id": dispute.index,
-        "open": open_now,
-        "moot": moot,
-        "defender": who(genesis, dispute.defender),
-        "challenger": who(genesis, dispute.challenger),
-        "steps_in_dispute": dispute.high - dispute.low,
-        "clocks": clocks,
-        "blocks_left": left,
-        "seconds_left": seconds(genesis, left),
-        **_next_move(state, dispute, moot=moot, late=open_now and clocks.get(dispute.turn, 0) < 0),
-    }
-    if full:
-        shown["cut_points"] = cut_points(dispute) if dispute.stage in (abi.BISECT, abi.CHOOSE) else []
-        shown["history"] = state.history.get(dispute.index, [])
-    return shown
-
-
-def _next_move(state: BridgeState, dispute: abi.Dispute, *, moot: bool, late: bool) -> Json:
-    path = f"POST /disputes/{dispute.index}"
-    if dispute.stage == abi.RESOLVED:
-        return {"waits_for": "", "may_act": ""}
-    if moot:
-        status = state.derivation.batches[dispute.batch].status
-        words = f"nothing: batch {dispute.batch} is {status}; the challenger's bond can go back"
-        return {"waits_for": words, "may_act": f"anyone ({path}/settle)"}
-    if late:
-        return {
-            "waits_for": f"a call of time: the {dispute.turn}'s clock ran out",
-            "may_act": f"anyone ({path}/timeout)",
-        }
-    steps = f"steps {dispute.low} to {dispute.high}"
-    words = {
-        abi.BISECT: f"the defender's roots at the cuts of {steps}",
-        abi.CHOOSE: f"the challenger's choice among {segments(dispute)} segments of {steps}",
-        abi.PROVE: f"a proof of step {dispute.low}",
-    }[dispute.stage]
-    mover = "anyone" if dispute.stage == abi.PROVE else f"the {dispute.turn}"
-    return {"waits_for": words, "may_act": f"{mover} ({path}/{dispute.stage})"}
-
-
-# --- exits --------------------------------------------------------------------------------------------------
-
-
-def exit_json(state: BridgeState, address: Address) -> Json:
-    """What an account would get out of the bridge if it froze now, with the proof."""
-    final, totals = state.derivation.finalized_batch, state.totals
-    balance = State(final.end.tree).account(address).balance
-    provable = final.index == totals.final_batch
-    exited = state.exits.get(address)
-    reserved = address in state.derivation.rules.reserved
-    proof = None
-    if provable and balance:
-        proof = {
-            "batch": final.index,
-            "state_root": to_json(final.record.state_root),
-            "key": to_json(account_key(address)),
-            "proof": to_json(final.end.tree.prove([account_key(address)])),
-        }
-    possible = bool(totals.frozen_height) and balance > 0 and exited is None and provable and not reserved
-    return {
-        "address": to_json(address),
-        "name": account_name(state.l1.genesis, address),
-        "amount": 0 if exited is not None or reserved else balance,
-        "possible_now": possible,
-        "exited": paid_json(exited),
-        "under_batch": final.index,
-        "proof": proof,
-        **escape_json(state),
-    }
-
-
-def bridge_json_escape(state: BridgeState) -> Json:
-    """Whether the bridge is frozen, and if not, when it may be."""
-    escape: Json = bridge_json(state)["escape"]
-    frozen = escape["frozen_at"] is not None
-    words = (
-        "" if frozen else f"a freeze, possible from L1 block {escape['freeze_possible_at']} if no batch comes"
-    )
-    return {"frozen": frozen, "waits_for": words, **escape}

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from bridge_world import COIN, L1_SPARE, L1_URL, L2_URL, SETTINGS, World, bridge_world, l1_genesis, l2_genesis
 from fake_chain import certified, certify, make_genesis
@@ -16,11 +17,12 @@ from msgspec.structs import replace
 from bridge import abi
 from bridge.backend import READY_LAG
 from bridge.service import create, main, parse_urls
+from chainkit.block import Validator
 from chainkit.chain import Chain
 from chainkit.codec import decode, encode, to_json
 from chainkit.follower import FollowerCore
-from chainkit.genesis import genesis_to_json
-from chainkit.keys import dev_keypair
+from chainkit.genesis import GenesisAccount, GenesisContract, genesis_to_json
+from chainkit.keys import KeyPair, dev_keypair
 from chainkit.merkle import Tree
 from chainkit.service import StartupError, running
 from chainkit.state import Account
@@ -436,6 +438,44 @@ def test_a_signed_move_must_be_of_the_dispute_in_the_address(tmp_path: Path) -> 
     run(tmp_path, story)
 
 
+def test_a_challenge_is_of_the_first_false_batch_of_its_line(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        first = await lying_batch(world)
+        world.l2_block()
+        second = world.post_batch()
+        problem = await world.post("/disputes", {"from": "verifier", "batch": second}, 422)
+        assert problem["code"] == "stands_on_false_batch"
+        assert f"false batch {first}" in problem["detail"]
+        await world.post("/disputes", {"from": "verifier", "batch": first})
+        world.seal_final()
+        await world.post(
+            "/disputes/0/bisect", {"from": "sequencer"}
+        )  # the true roots: the last one is the lie
+        world.seal_final()
+        await world.post("/disputes/0/choose", {"from": "verifier"})
+        world.seal_final()
+        shown = await world.get("/disputes/0")
+        assert shown["high"] == (await world.get(f"/batches/{first}"))["steps"]
+
+    run(tmp_path, story)
+
+
+def test_with_nothing_false_there_is_nothing_to_choose(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        for _ in range(4):
+            world.l2_block()
+        batch = world.post_batch()
+        root = "0x" + "12" * 32
+        await world.post("/disputes", {"from": "mallory", "batch": batch, "state_root": root})
+        world.seal_final()
+        await world.post("/disputes/0/bisect", {"from": "sequencer"})
+        world.seal_final()
+        problem = await world.post("/disputes/0/choose", {"from": "mallory"}, 409)
+        assert problem["code"] == "nothing_to_choose"
+
+    run(tmp_path, story)
+
+
 # --- events ---------------------------------------------------------------------------------------------------------
 
 
@@ -684,6 +724,48 @@ def test_it_starts_with_one_line_or_not_at_all(tmp_path: Path, capsys: pytest.Ca
         assert main(arguments) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert words in error, error
+
+
+def test_no_devnet_signs_for_nobody(tmp_path: Path) -> None:
+    def strange(number: int) -> bytes:
+        return KeyPair(bytes([number]) * 32).address
+
+    l2 = l2_genesis(devnet=False)
+    params = abi.BridgeParams(l2, replace(SETTINGS, sequencer=strange(1)))
+    contracts = [
+        GenesisContract("bridge", "bridge.contract:Bridge", encode(params), 0),
+        l1_genesis().contracts[1],
+    ]
+    genesis = replace(
+        l1_genesis(),
+        devnet=False,
+        accounts=[GenesisAccount(strange(2), COIN)],
+        validators=[Validator(strange(3), 100 * COIN)],
+        contracts=contracts,
+    )
+
+    async def story() -> None:
+        service, _ = await create(Chain(genesis), [L1_URL], None, tmp_path)
+        http = httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://bridge")
+        action = {"type": "transfer", "to": "0x" + strange(2).hex(), "amount": 1}
+        bodies: dict[str, Any] = {
+            "/deposits": {"amount": 1},
+            "/withdrawals": {"amount": 1},
+            "/forced-transactions": {"action": action},
+            "/disputes": {"batch": 0},
+            "/freeze": {},
+            "/exits": {},
+            "/batches/0/finalize": {},
+        }
+        for path, body in bodies.items():
+            answer = await http.post(path, json={"from": "alice", **body})
+            assert (answer.status_code, answer.json()["code"]) == (403, "not_a_devnet"), path
+        assert (await http.get("/exits/alice")).json()["code"] == "invalid_address"
+        await http.aclose()
+        assert service.close is not None
+        await service.close()
+
+    asyncio.run(story())
 
 
 def test_another_chains_data_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 from bridge_world import COIN, L1_SPARE, L1_URL, L2_URL, SETTINGS, World, balance_of, bridge_world
@@ -11,6 +12,7 @@ from bridge import abi
 from chainkit.codec import encode, parse_hex
 from chainkit.keys import KeyPair, dev_keypair
 from chainkit.merkle import verify_proof
+from chainkit.state import State
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 from rollup.batch import BatchBlock, encode_batch
 from rollup.messenger import WithdrawArgs
@@ -333,9 +335,12 @@ def test_a_frozen_bridge_lets_everybody_out_through_the_service(tmp_path: Path) 
         assert (await world.post("/refunds/0", {"from": "dave"}, 409))["code"] == "not_frozen"
         assert (await world.post("/freeze", {"from": "dave"}, 422))["code"] == "too_early"
         world.seal_to(before["freeze_possible_at"])
+        assert (await world.get("/deposits/0"))["credited_by"] == "unsafe"
         await world.post("/freeze", {"from": "dave"})
-        world.down.add(L2_URL)
         world.seal_final()
+        shown = await world.get("/deposits/0")
+        assert (shown["status"], shown["credited_by"]) == ("final", None)
+        assert "refund" in shown["waits_for"]
         assert (await world.get("/bridge"))["frozen"]
         had = balance_of(world, "dave")
         await world.post("/exits", {"from": "judy", "account": "dave"})
@@ -355,3 +360,109 @@ def test_a_frozen_bridge_lets_everybody_out_through_the_service(tmp_path: Path) 
         assert "frozen" in shown["reason"]
 
     run(tmp_path, story)
+
+
+def test_a_false_root_that_became_final_is_said_everywhere(tmp_path: Path) -> None:
+    """Nobody challenged: the escrow can be robbed (that is the design's limit), but nobody is told it is well."""
+
+    async def story(world: World) -> None:
+        tx_id = await withdraw(world, "bob", COIN)
+        block = world.l2_block()
+        state = State(block.tree)
+        thief = dev_keypair("mallory").address
+        loot = abi.Withdrawal(1, thief, thief, 500 * COIN)
+        state.set(abi.withdrawal_state_key(1), encode(loot))
+        tree = state.commit()
+        batch = world.post_batch(root=tree.root)
+        assert "WithdrawalInitiated" not in [e["name"] for e in (await world.get("/events"))["events"]]
+        await world.get("/withdrawals/1", 404)
+        world.finalize(batch)
+        status = await world.get("/status")
+        assert (status["diverged"], status["safe_batch"], status["final_batch"]) == (batch, 0, batch)
+        shown = await world.get(f"/withdrawals/{tx_id}")
+        assert (shown["status"], shown["proof"]) == ("reverted", None)
+        assert "false state root" in shown["reason"]
+        assert (await world.get("/exits/alice"))["proof"] is None
+        world.check_books = False
+        proof = tree.prove([abi.withdrawal_state_key(1)])
+        world.send("mallory", "claim", abi.ClaimArgs(batch, 1, thief, 500 * COIN, proof))
+        world.seal_final()
+        books = (await world.get("/bridge"))["invariant"]
+        assert (books["holds"], books["expected"] - books["escrow"]) == (False, 500 * COIN)
+        assert not (await world.get("/status"))["invariant_holds"]
+        assert (await world.get("/events", limit=1000))["events"][-1]["name"] == "InvariantBroken"
+        later = await world.post(
+            "/disputes", {"from": "verifier", "batch": batch, "state_root": "0x" + "11" * 32}, 422
+        )
+        assert later["code"] == "not_pending"
+
+    run(tmp_path, story)
+
+
+def test_requests_at_once_for_one_account_get_a_nonce_each(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        body = {"from": "alice", "amount": COIN}
+        sent = await asyncio.gather(*(world.post("/deposits", body) for _ in range(8)))
+        assert sorted(item["transaction"]["nonce"] for item in sent) == list(range(8))
+        world.seal_final()
+        assert (await world.get("/deposits", address="alice"))["total"] == 8
+        page = await world.get("/deposits", **{"from": 2, "limit": 3})
+        assert [item["index"] for item in page["deposits"]] == [2, 3, 4]
+
+    run(tmp_path, story)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_books_hold_at_every_block_of_a_random_story(tmp_path: Path, seed: int) -> None:
+    """Deposits, withdrawals, claims, true and false batches in any order; `World.seal` checks each block."""
+    random = Random(seed)
+
+    async def story(world: World) -> None:
+        people = ("alice", "bob", "carol")
+        for _ in range(25):
+            who, amount = random.choice(people), random.randrange(1_000, 3 * COIN)
+            what = random.choice(("deposit", "withdraw", "force", "batch", "lie", "claim", "seal", "block"))
+            if what == "deposit":
+                await world.post("/deposits", {"from": who, "to": random.choice(people), "amount": amount})
+            elif what == "withdraw":
+                await withdraw(world, who, amount)
+            elif what == "force":
+                action = {"type": "transfer", "to": random.choice(people), "amount": amount}
+                await world.post("/forced-transactions", {"from": who, "action": action})
+            elif what == "seal":
+                world.seal(random.randrange(1, 4))
+            elif what == "block":
+                world.l2_block()
+            elif what == "claim":
+                await claim_all(world)
+            elif what == "batch":
+                world.l2_block()
+                world.finalize(world.post_batch())
+            else:
+                world.l2_block()
+                lying = world.post_batch(root=random.randbytes(32))
+                dispute = len(world.bridge.state.derivation.disputes)
+                await world.post("/disputes", {"from": "verifier", "batch": lying})
+                world.seal_final()
+                await play_dispute(world, dispute)
+        world.l2_block()
+        world.finalize(world.post_batch())
+        await claim_all(world)
+        world.seal_final()
+        listed = await world.get("/withdrawals", limit=100)
+        assert {item["status"] for item in listed["withdrawals"]} <= {"claimed"}
+        pages = ("/bridge", "/withdrawals", "/deposits", "/forced-transactions", "/batches", "/disputes")
+        before = [await world.get(page, limit=100) for page in pages]
+        assert before[0]["invariant"]["holds"]
+        await world.restart()
+        assert [await world.get(page, limit=100) for page in pages] == before
+
+    run(tmp_path, story)
+
+
+async def claim_all(world: World) -> None:
+    """Claim what can be claimed; it is on L1 afterwards."""
+    for item in (await world.get("/withdrawals", limit=100))["withdrawals"]:
+        if item["status"] == "ready-to-claim":
+            await world.post(f"/withdrawals/{item['id']}/claim", {"from": "judy"})
+    world.seal_final()

@@ -222,7 +222,7 @@ class World:
         self.sequencer = Sequencer(path / "l2", params.l2_genesis, dev_keypair("sequencer"))
         self.core = FollowerCore(self.chain, self.chain.genesis_block)
         self.down: set[str] = set()
-        self.finals: list[Any] = []
+        self.check_books = True
         self.service: Service
         self.bridge: BridgeBackend
         self.http: httpx.AsyncClient
@@ -302,7 +302,7 @@ class World:
                 self.l1.final = final.header.height
                 self.bridge.on_l1_final(final, certificate)
                 self.sequencer.on_l1(final)
-                assert self.bridge.invariant_held, self.bridge.state.invariant()
+                assert self.bridge.invariant_held or not self.check_books, self.bridge.state.invariant()
 
     def seal_final(self) -> None:
         """Seal until what waited in the pool is final."""
