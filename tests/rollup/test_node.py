@@ -438,7 +438,7 @@ def stranger(stack: Stack, wires: list[bytes], *, lie: bool = False, inbox: int 
     parent = derivation.head_batch
     probe = Member(stack, "verifier", stack.path / f"probe-{stack.height}")
     probe.catch_up()
-    made = probe.node.derivation._execute(  # noqa: SLF001 - the root that an honest poster would claim
+    made = probe.node.derivation._execute(
         parent.end,
         blocks,
         replace(parent.record, inbox_from=parent.record.inbox_to, inbox_to=parent.record.inbox_to + inbox),
