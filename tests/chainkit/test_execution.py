@@ -157,6 +157,11 @@ class Relay(Contract):
     def back(self, ctx: Context, args: NoArgs) -> None:
         ctx.call("bank", "put", NoArgs(), ctx.value)
 
+    @method()
+    def twice(self, ctx: Context, args: NoArgs) -> None:
+        for _ in range(2):
+            ctx.call("bank", "put", NoArgs(), 3)
+
     @method(payable=True)
     def around(self, ctx: Context, args: NoArgs) -> None:
         ctx.call("bank", "relay", TextArgs("relay", "back"), ctx.value)
@@ -546,6 +551,13 @@ def test_value_passes_through_calls_and_events_come_in_order() -> None:
     assert world.balance(contract_address("bank")) == BANK_FUNDS + 5
 
 
+def test_a_contract_may_be_called_again_once_it_has_returned() -> None:
+    world = bank_world()
+    assert world.run(call(ALICE, 0, "relay", "twice")).success
+    assert world.balance(contract_address("bank")) == BANK_FUNDS + 6
+    assert world.balance(contract_address("relay")) == BANK_FUNDS - 6
+
+
 def test_an_undeclared_event_is_a_programming_error() -> None:
     world = bank_world()
     with pytest.raises(TypeError, match="Undeclared"):
@@ -585,6 +597,7 @@ def test_the_base_fee_moves_with_demand_and_never_below_its_floor() -> None:
     assert next_base_fee(fees, 1000, 1_000_001) == 1001  # up by at least one
     assert next_base_fee(fees, 7, 0) == 7
     assert next_base_fee(fees, 8, 0) == 7
+    assert next_base_fee(FeeParameters(initial_base_fee=100, min_base_fee=95), 100, 0) == 95
 
 
 @settings(max_examples=200, deadline=None)
