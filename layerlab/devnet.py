@@ -235,6 +235,7 @@ class Devnet:
                 self.supervisor.wait_live(first or names, progress)
                 self.time.set_rate(1.0)
                 self.supervisor.wait_ready(names, progress)
+                self.time.wait_running()
             except BaseException:
                 self.halt(nothing)
                 raise
@@ -252,8 +253,7 @@ class Devnet:
             self.time.stop()
             progress(f"stopping {len(ran)} services")
             self.supervisor.stop_all()
-        else:
-            self.time.settle()
+        self.time.settle()
         self.save()
         return ran
 

@@ -91,6 +91,11 @@ class DevnetTime:
         """Time runs ``rate`` times as fast as real time, for all services alike."""
         self._set(rate, CHANGE_SECONDS)
 
+    def wait_running(self) -> None:
+        """Return when time runs, of which `set_rate` spoke in advance."""
+        while self.now()[1] == 0.0:
+            time.sleep(CHANGE_SECONDS / 10)
+
     def run(self, rate: float) -> None:
         """Time runs at ``rate`` for a few seconds, then at 1 again unless this is called again."""
         self._set(rate, CHANGE_SECONDS)

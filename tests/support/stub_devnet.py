@@ -44,8 +44,8 @@ class StubDevnet(Devnet):
 
 
 def small_config() -> DevnetConfig:
-    """Two validators, free ports, slots of 100 ms."""
-    return DevnetConfig(validators=2, slot_ms=100).with_free_ports()
+    """Two validators and free ports."""
+    return DevnetConfig(validators=2).with_free_ports()
 
 
 def processes_in(directory: Path) -> list[psutil.Process]:

@@ -48,7 +48,13 @@ def main() -> None:
 
     def write(clean: bool) -> None:
         visible = {key: value for key, value in os.environ.items() if key.startswith("LAYERLAB_")}
-        content = {"first": first, "name": name, "height": height(), "clean": clean, "environment": visible}
+        content = {
+            "first": first,
+            "name": name,
+            "instant": clock.now(),
+            "clean": clean,
+            "environment": visible,
+        }
         state.write_text(json.dumps(content))
 
     class Handler(BaseHTTPRequestHandler):
