@@ -49,11 +49,31 @@ class Verdict:
         return bool(self.promises) and all(p["holds"] for p in self.promises.values())
 
 
+_MALFORMED = (
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+    msgspec.MsgspecError,
+    zlib.error,
+)
+
+
 def judge(exhibit: Exhibit) -> Verdict:
     """Check the exhibit and the promises P1 to P4. Raises `JudgeError` if the exhibit is not L1's."""
+    try:
+        return _judge(exhibit)
+    except _MALFORMED as error:
+        raise JudgeError(f"the exhibit is malformed: {error!r}") from None
+
+
+def _judge(exhibit: Exhibit) -> Verdict:
+    if not exhibit.blocks:
+        raise JudgeError("no L1 block is shown")
     events = _check_blocks(exhibit)
     last_header = _plain(exhibit.blocks[-1][0])[0]
-    if state_root(exhibit.l1_state) != last_header[6]:
+    if state_root(exhibit.l1_state) != last_header[5]:
         raise JudgeError("the L1 state shown is not the one that the last block states")
     bridge = _bridge(exhibit)
     if state_root(exhibit.l2_state) != bridge["final_batch"][10]:
@@ -161,7 +181,7 @@ def _check_quorum(header: Plain, block_hash: bytes, certificate: Plain, stakes: 
         except InvalidSignature:
             raise JudgeError(f"a vote for L1 block {header[1]} has a bad signature") from None
         signed += stakes.get(voter, 0)
-    if 3 * signed < 2 * sum(stakes.values()):
+    if not signed or 3 * signed < 2 * sum(stakes.values()):  # of no stake there is no quorum
         raise JudgeError(f"L1 block {header[1]} lacks two thirds of the stake")
 
 
