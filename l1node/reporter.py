@@ -21,7 +21,8 @@ from chainkit.submission import simulate
 from chainkit.transaction import Body, Call, SignedTransaction
 from l1node.disk import MAX_CASES, Case
 from l1node.evidence import Evidence, check_evidence
-from l1node.staking import ReportArgs, Staking, nullifier_key
+from l1node.stakes import nullifier_key
+from l1node.staking import ReportArgs, Staking
 
 RETRY_SLOTS = 16
 """Slots after which a report that is in no block is made anew."""

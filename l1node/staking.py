@@ -13,24 +13,37 @@ not let a stake mature (THREATS.md, "Cosmos 2019"; promise P10). Without a halt,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, cast
-
-from msgspec import Meta
+from typing import TYPE_CHECKING, Any, cast
 
 from chainkit import gas
 from chainkit.block import MAX_VALIDATORS, Validator, ValidatorSet, era_of
 from chainkit.codec import U53, Address, Record, to_json
 from chainkit.contract import Context, Contract, NoArgs, Revert, Storage, method
 from l1node.evidence import Evidence, EvidenceError, check_evidence
+from l1node.stakes import (
+    CANDIDATES_KEY,
+    ERAS_KEY,
+    KNOWN_KEY,
+    MAX_KNOWN,
+    Candidates,
+    Eras,
+    Known,
+    Slash,
+    Stake,
+    Unbonding,
+    admit,
+    elect,
+    load_eras,
+    load_stake,
+    nullifier_key,
+    queue,
+    slash,
+    stake_key,
+)
 
 if TYPE_CHECKING:
     from chainkit.genesis import Genesis
 
-MAX_CANDIDATES = 80
-"""How many stakes compete for the `MAX_VALIDATORS` seats. Bounds what an era's beginning costs."""
-MAX_KNOWN = 100
-"""How many validators, past ones included, the public view remembers."""
 MAX_UNBONDING_ERAS = 64
 MAX_JAIL_ERAS = 1_000_000
 SET_DELAY = 2
@@ -130,82 +143,6 @@ class ValidatorSetKept(Record, frozen=True):
     era: U53
 
 
-# --- what is stored ---------------------------------------------------------------------------------------
-
-
-class Unbonding(Record, frozen=True):
-    """``amount`` gwei on their way out, payable from turn ``release`` on, slashable until paid."""
-
-    release: U53
-    amount: U53
-
-
-class Stake(Record, frozen=True):
-    """What one key has at stake, in gwei. ``jailed_until`` is an era, 0 if the key is not jailed."""
-
-    active: U53 = 0
-    jailed_until: U53 = 0
-    unbonding: tuple[Unbonding, ...] = ()
-
-    @property
-    def total(self) -> int:
-        """All that the contract still holds for this key."""
-        return self.active + sum(entry.amount for entry in self.unbonding)
-
-
-class Candidates(Record, frozen=True):
-    """The stakes that compete for seats, sorted by address: enough stake, not jailed."""
-
-    stakes: Annotated[tuple[Validator, ...], Meta(max_length=MAX_CANDIDATES)] = ()
-
-
-class Known(Record, frozen=True):
-    """Every key that was a candidate, oldest first, as far as remembered; for the public view alone."""
-
-    addresses: tuple[Address, ...] = ()
-
-
-class Eras(Record, frozen=True):
-    """Where the chain stands: ``starts`` are the eras of the latest turns, the current one last."""
-
-    era_slots: U53
-    era: U53
-    turn: U53
-    starts: tuple[U53, ...]
-
-
-_ERAS, _CANDIDATES, _KNOWN = b"eras", b"candidates", b"known"
-
-
-def stake_key(address: Address) -> bytes:
-    """Storage key of a `Stake`."""
-    return b"v" + address
-
-
-def nullifier_key(culprit: Address, kind: str, slot: int) -> bytes:
-    """Storage key that marks an offence as punished. From the offence, never from the evidence's bytes."""
-    return b"n" + culprit + slot.to_bytes(8, "big") + kind.encode("ascii")
-
-
-def load_stake(storage: Storage, address: Address) -> Stake:
-    """What a key has at stake; all zero for a stranger."""
-    return storage.load(stake_key(address), Stake) or Stake()
-
-
-def load_eras(storage: Storage) -> Eras:
-    """Where the chain stands; genesis writes it."""
-    eras = storage.load(_ERAS, Eras)
-    if eras is None:
-        raise Revert("not_initialised", "staking has no genesis")
-    return eras
-
-
-def elect(stakes: Sequence[Validator]) -> list[Validator]:
-    """The `MAX_VALIDATORS` largest stakes, the lower address first among equals, sorted by address."""
-    ranked = sorted(stakes, key=lambda v: (-v.stake, v.address))
-    return sorted(ranked[:MAX_VALIDATORS], key=lambda v: v.address)
-
-
 def check_params(params: StakingParams, validators: Sequence[Validator]) -> None:
     """Raises `ValueError` naming the parameter or the genesis value that cannot be."""
     ranges = {
@@ -226,25 +163,6 @@ def check_params(params: StakingParams, validators: Sequence[Validator]) -> None
         if validator.stake < params.min_stake:
             address = validator.address.hex()
             raise ValueError(f"validators: the stake of 0x{address} is under params.min_stake")
-
-
-@dataclass(frozen=True)
-class _Slash:
-    remaining: Stake
-    amount: int
-
-
-def slash(stake: Stake, percent: int) -> _Slash:
-    """Take ``percent`` of all that is held, active and unbonding alike, each part rounded up."""
-
-    def cut(amount: int) -> int:
-        return -(-amount * percent // 100)
-
-    unbonding = tuple(Unbonding(e.release, e.amount - cut(e.amount)) for e in stake.unbonding)
-    remaining = Stake(
-        stake.active - cut(stake.active), stake.jailed_until, tuple(e for e in unbonding if e.amount)
-    )
-    return _Slash(remaining, stake.total - remaining.total)
 
 
 class Staking(Contract):
@@ -275,9 +193,9 @@ class Staking(Contract):
         ctx.credit_from_genesis(sum(v.stake for v in genesis.validators))
         for validator in genesis.validators:
             ctx.storage.store(stake_key(validator.address), Stake(validator.stake))
-        ctx.storage.store(_CANDIDATES, Candidates(tuple(genesis.validators)))
-        ctx.storage.store(_KNOWN, Known(tuple(v.address for v in genesis.validators)))
-        ctx.storage.store(_ERAS, Eras(genesis.era_slots, 0, 0, (0,)))
+        ctx.storage.store(CANDIDATES_KEY, Candidates(tuple(genesis.validators)))
+        ctx.storage.store(KNOWN_KEY, Known(tuple(v.address for v in genesis.validators)))
+        ctx.storage.store(ERAS_KEY, Eras(genesis.era_slots, 0, 0, (0,)))
         for era in range(SET_DELAY + 1):
             ctx.write_system(f"validators/{era}", ValidatorSet(genesis.validators))
         ctx.write_system("validators/last", SET_DELAY)
@@ -298,10 +216,12 @@ class Staking(Contract):
             ctx.write_system(f"validators/{missing}", old)
         self._write_sets(ctx, max(last, era) + 1, era + SET_DELAY, old)
         ctx.write_system("validators/last", era + SET_DELAY)
-        ctx.storage.store(_ERAS, Eras(eras.era_slots, era, eras.turn + 1, (*eras.starts, era)[-(keep + 1) :]))
+        ctx.storage.store(
+            ERAS_KEY, Eras(eras.era_slots, era, eras.turn + 1, (*eras.starts, era)[-(keep + 1) :])
+        )
 
     def _write_sets(self, ctx: Context, first: int, last: int, old: ValidatorSet) -> None:
-        candidates = ctx.storage.load(_CANDIDATES, Candidates) or Candidates()
+        candidates = ctx.storage.load(CANDIDATES_KEY, Candidates) or Candidates()
         new = ValidatorSet(elect(candidates.stakes))
         if not new.validators:
             ctx.emit(ValidatorSetKept(first))
@@ -338,7 +258,7 @@ class Staking(Contract):
         eras = load_eras(ctx.storage)
         # The last set that may hold this stake is SET_DELAY turns ahead; it stays slashable after that one.
         delay = SET_DELAY + self.settings.unbonding_eras + 1
-        entries = _queue(old.unbonding, eras.turn, Unbonding(eras.turn + delay, args.amount))
+        entries = queue(old.unbonding, eras.turn, Unbonding(eras.turn + delay, args.amount))
         new = Stake(old.active - args.amount, old.jailed_until, entries)
         self._store(ctx, ctx.sender, new)
         ctx.emit(ValidatorUnstaked(ctx.sender, args.amount, new.active, eras.era + delay))
@@ -391,7 +311,7 @@ class Staking(Contract):
         self._punish(ctx, culprit, punished, eras.era, kind, slot)
 
     def _punish(
-        self, ctx: Context, culprit: Address, punished: _Slash, era: int, kind: str, slot: int
+        self, ctx: Context, culprit: Address, punished: Slash, era: int, kind: str, slot: int
     ) -> None:
         until = max(era + self.settings.jail_eras, punished.remaining.jailed_until)
         remaining = Stake(punished.remaining.active, until, punished.remaining.unbonding)
@@ -408,23 +328,23 @@ class Staking(Contract):
     def _store(self, ctx: Context, address: Address, stake: Stake) -> None:
         """Write a stake and let it take, keep or lose its place among the candidates."""
         ctx.storage.store(stake_key(address), stake)
-        old = (ctx.storage.load(_CANDIDATES, Candidates) or Candidates()).stakes
+        old = (ctx.storage.load(CANDIDATES_KEY, Candidates) or Candidates()).stakes
         others = tuple(v for v in old if v.address != address)
         eligible = stake.active >= self.settings.min_stake and not stake.jailed_until
-        new = _admit(others, Validator(address, stake.active)) if eligible else others
+        new = admit(others, Validator(address, stake.active)) if eligible else others
         if new != old:
-            ctx.storage.store(_CANDIDATES, Candidates(new))
+            ctx.storage.store(CANDIDATES_KEY, Candidates(new))
         if len(old) == len(others) and any(v.address == address for v in new):
             self._remember(ctx, address, {v.address for v in new})
 
     def _remember(self, ctx: Context, address: Address, candidates: set[Address]) -> None:
-        known = (ctx.storage.load(_KNOWN, Known) or Known()).addresses
+        known = (ctx.storage.load(KNOWN_KEY, Known) or Known()).addresses
         if address in known:
             return
         if len(known) >= MAX_KNOWN:
             forgotten = next(a for a in known if a not in candidates)
             known = tuple(a for a in known if a != forgotten)
-        ctx.storage.store(_KNOWN, Known((*known, address)))
+        ctx.storage.store(KNOWN_KEY, Known((*known, address)))
 
     def public_state(self, storage: Storage) -> dict[str, Any]:
         """Parameters, the current era and every remembered validator; amounts in gwei."""
@@ -437,26 +357,6 @@ class Staking(Contract):
         }
 
 
-def _queue(entries: Sequence[Unbonding], turn: int, new: Unbonding) -> tuple[Unbonding, ...]:
-    """Add an entry; those of one turn, and all that have matured, are merged: the queue stays short."""
-    amounts = {new.release: new.amount}
-    for entry in entries:
-        release = max(entry.release, turn)
-        amounts[release] = amounts.get(release, 0) + entry.amount
-    return tuple(Unbonding(release, amounts[release]) for release in sorted(amounts))
-
-
-def _admit(others: Sequence[Validator], new: Validator) -> tuple[Validator, ...]:
-    """Give a stake a place; if there is none left, only in place of a strictly smaller one."""
-    kept = list(others)
-    if len(kept) >= MAX_CANDIDATES:
-        weakest = min(kept, key=lambda v: (v.stake, v.address))
-        if weakest.stake >= new.stake:
-            return tuple(others)
-        kept.remove(weakest)
-    return tuple(sorted([*kept, new], key=lambda v: v.address))
-
-
 def validator_view(storage: Storage) -> list[dict[str, Any]]:
     """Every remembered validator for people and programs, in the order in which they first came.
 
@@ -464,10 +364,10 @@ def validator_view(storage: Storage) -> list[dict[str, Any]]:
     "jailed", "unbonding" (stake on its way out only) or "left".
     """
     eras = load_eras(storage)
-    candidates = storage.load(_CANDIDATES, Candidates) or Candidates()
+    candidates = storage.load(CANDIDATES_KEY, Candidates) or Candidates()
     seats = {v.address for v in elect(candidates.stakes)}
     view = []
-    for address in (storage.load(_KNOWN, Known) or Known()).addresses:
+    for address in (storage.load(KNOWN_KEY, Known) or Known()).addresses:
         stake = load_stake(storage, address)
         view.append(
             {

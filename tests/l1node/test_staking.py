@@ -31,9 +31,10 @@ from chainkit.genesis import GenesisError
 from chainkit.keys import KeyPair, dev_keypair
 from chainkit.state import State, contract_address
 from chainkit.transaction import SignedTransaction
-from l1node import staking
+from l1node import stakes, staking
 from l1node.evidence import Evidence, ProposalEvidence, VoteEvidence
-from l1node.staking import Stake, StakingParams, UnstakeArgs
+from l1node.stakes import Candidates, Stake, Unbonding, elect, load_stake, slash
+from l1node.staking import StakingParams, UnstakeArgs
 
 CODE = "l1node.staking:Staking"
 ERA = 4  # slots
@@ -86,7 +87,7 @@ class Net:
         return Storage(State(self.head.tree), "staking")
 
     def stake(self, key: KeyPair) -> Stake:
-        return staking.load_stake(self.storage, key.address)
+        return load_stake(self.storage, key.address)
 
     def set_of(self, era: int) -> ValidatorSet:
         return self.chain.validators(self.head.tree, era * ERA)
@@ -334,7 +335,7 @@ def test_nobody_left_keeps_the_last_set() -> None:
 def test_the_largest_stakes_are_elected() -> None:
     keys = [KeyPair(bytes([n]) * 32) for n in range(1, 81)]
     stakes = [Validator(k.address, COIN * (1 + n // 2)) for n, k in enumerate(keys)]
-    elected = staking.elect(stakes)
+    elected = elect(stakes)
     assert len(elected) == MAX_VALIDATORS
     assert [v.address for v in elected] == sorted(v.address for v in elected)
     out = [v for v in stakes if v not in elected]
@@ -343,7 +344,7 @@ def test_the_largest_stakes_are_elected() -> None:
 
 
 def test_when_all_places_are_taken_only_more_stake_gets_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staking, "MAX_CANDIDATES", 4)
+    monkeypatch.setattr(stakes, "MAX_CANDIDATES", 4)
     monkeypatch.setattr(staking, "MAX_KNOWN", 5)
     net = Net()
     net.ok(ALICE, "stake", value=STAKE)
@@ -513,9 +514,9 @@ def test_a_halt_does_not_let_a_stake_mature(gap: int) -> None:
 
 @given(percent=st.integers(1, 100), amounts=st.lists(st.integers(1, MAX_AMOUNT // 8), max_size=6))
 def test_slashing_takes_its_share_of_every_part(percent: int, amounts: list[int]) -> None:
-    entries = tuple(staking.Unbonding(n, a) for n, a in enumerate(amounts))
+    entries = tuple(Unbonding(n, a) for n, a in enumerate(amounts))
     old = Stake(10**9, 0, entries)
-    result = staking.slash(old, percent)
+    result = slash(old, percent)
     assert result.amount + result.remaining.total == old.total
     assert result.amount * 100 >= percent * old.total
     assert result.amount * 100 < percent * old.total + 100 * (len(entries) + 1)
@@ -600,7 +601,7 @@ def test_the_books_are_exact_after_every_block(steps: list[tuple[str, int, int]]
 def check_records(net: Net) -> None:
     stakes = {k.address: net.stake(k) for k in [*VALIDATORS, ALICE, BOB]}
     assert net.held() == sum(s.total for s in stakes.values())
-    candidates = net.storage.load(b"candidates", staking.Candidates)
+    candidates = net.storage.load(b"candidates", Candidates)
     assert candidates is not None
     expected = [
         Validator(a, s.active) for a, s in sorted(stakes.items()) if s.active >= MIN and not s.jailed_until
