@@ -676,6 +676,7 @@ def test_nonsense_from_a_node_is_no_fact_and_no_failure(tmp_path: Path) -> None:
         }
         odd: tuple[Any, ...] = (None, 7, [], {}, other.to_json(), {**tx.to_json(), "nonce": 2**80})
         answers += [{"hash": "0x" + tx.id.hex(), "transaction": shown, **plain} for shown in odd]
+        answers.append({"hash": "0x" + other.id.hex(), "transaction": other.to_json(), **plain})
         node = FastAPI()
         state: dict[str, Any] = {}
 

@@ -276,6 +276,10 @@ def test_a_forced_transaction_runs_though_the_sequencer_is_deaf(tmp_path: Path) 
         third = await world.post("/forced-transactions", {"from": "carol", "action": action})
         assert third["l2_transaction"]["nonce"] == 2
         world.seal_final()
+        await world.restart()
+        fourth = await world.post("/forced-transactions", {"from": "carol", "action": action})
+        assert fourth["l2_transaction"]["nonce"] == 3
+        world.seal_final()
         shown = await world.get("/forced-transactions/0")
         assert (shown["status"], shown["executed"], shown["l2_hash"]) == ("queued", False, first["l2_hash"])
         assert shown["deadline"] == shown["l1"]["height"] + SETTINGS.inclusion_delay
@@ -283,10 +287,10 @@ def test_a_forced_transaction_runs_though_the_sequencer_is_deaf(tmp_path: Path) 
             assert (await world.get(f"/forced-transactions/{name}"))["index"] == 0
         world.l2_block()
         world.post_batch()
-        for index in range(3):
+        for index in range(4):
             shown = await world.get(f"/forced-transactions/{index}")
             assert (shown["executed_by"], shown["l2"]["success"]) == ("safe", True)
-        assert (await world.get("/forced-transactions", address="carol"))["total"] == 3
+        assert (await world.get("/forced-transactions", address="carol"))["total"] == 4
         assert (await world.get("/deposits"))["total"] == 0
 
     run(tmp_path, story)

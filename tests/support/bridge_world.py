@@ -363,6 +363,7 @@ class Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self.url in self.world.down:
             raise httpx.ConnectError("nobody is there")
+        await asyncio.sleep(0)  # as a network would, let others go on meanwhile
         return await httpx.ASGITransport(self.world.apps[self.url]).handle_async_request(request)
 
 
