@@ -1,4 +1,4 @@
-"""docs/PROTOCOL.md's test vectors, recomputed from their JSON faces and by hand, not only by the code that made them."""
+"""docs/PROTOCOL.md's test vectors, recomputed by hand and through another library, not only by the code itself."""
 
 import json
 import zlib

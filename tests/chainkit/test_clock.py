@@ -105,9 +105,7 @@ def test_time_never_goes_back(schedule: Schedule, walls: list[float]) -> None:
 
 @given(schedule=schedules(), after=st.floats(-10, 5000), ahead=st.floats(0, 1e6))
 @settings(max_examples=100)
-def test_reached_at_is_the_inverse_of_value_at(
-    schedule: Schedule, after: float, ahead: float
-) -> None:
+def test_reached_at_is_the_inverse_of_value_at(schedule: Schedule, after: float, ahead: float) -> None:
     wall = START + after
     virtual = value_at(schedule, wall) + ahead
     reached = reached_at(schedule, virtual, wall)
@@ -213,9 +211,7 @@ json_values: st.SearchStrategy[Any] = st.one_of(
 )
 
 
-@given(
-    segments=st.lists(st.fixed_dictionaries(row(json_values, json_values, json_values)), max_size=3)
-)
+@given(segments=st.lists(st.fixed_dictionaries(row(json_values, json_values, json_values)), max_size=3))
 @settings(max_examples=100)
 def test_any_values_get_a_clock_error_or_a_schedule(segments: list[Any]) -> None:
     try:
@@ -288,9 +284,7 @@ def test_an_unchanged_file_is_not_read_again(
     assert clock.problem is None
 
 
-@pytest.mark.parametrize(
-    "damage", ["", "{}", '{"segments": [{"wall": 0, "virtual": 0, "rate": -1}]}']
-)
+@pytest.mark.parametrize("damage", ["", "{}", '{"segments": [{"wall": 0, "virtual": 0, "rate": -1}]}'])
 def test_a_file_that_turns_bad_is_not_believed(path: Path, time: FakeTime, damage: str) -> None:
     create_clock(path, 100.0, 2.0, wall=time)
     clock = opened(path, time)

@@ -116,9 +116,7 @@ def test_a_dangling_link_is_not_followed_when_writing(path: Path) -> None:
     assert not elsewhere.exists()
 
 
-def test_a_crash_while_writing_leaves_no_key_file(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_while_writing_leaves_no_key_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -196,9 +194,7 @@ def test_an_unencrypted_key_is_refused(path: Path) -> None:
     assert "not an encrypted private key" in refused(path)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\0", b"hello", b"-----BEGIN CERTIFICATE-----\n", ALICE.seed]
-)
+@pytest.mark.parametrize("data", [b"", b"\0", b"hello", b"-----BEGIN CERTIFICATE-----\n", ALICE.seed])
 def test_a_file_that_is_no_key_is_refused(path: Path, data: bytes) -> None:
     assert "not an encrypted private key" in refused(put(path, data))
 
@@ -240,9 +236,7 @@ def test_a_key_without_its_own_address_line_is_refused(path: Path, line: bytes) 
 
 
 @given(data=st.data())
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_refused_or_still_the_same_key(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
