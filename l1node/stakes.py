@@ -95,6 +95,8 @@ def elect(stakes: Sequence[Validator]) -> list[Validator]:
 
 @dataclass(frozen=True)
 class Slash:
+    """What is left, and the ``amount`` of gwei taken."""
+
     remaining: Stake
     amount: int
 

@@ -29,7 +29,7 @@ from chainkit.contract import Event, Storage, Supply
 from chainkit.execution import Receipt, supply
 from chainkit.genesis import GenesisError
 from chainkit.keys import KeyPair, dev_keypair
-from chainkit.state import State, contract_address
+from chainkit.state import MAX_VALUE_BYTES, State, contract_address
 from chainkit.transaction import SignedTransaction
 from l1node import stakes, staking
 from l1node.evidence import Evidence, ProposalEvidence, VoteEvidence
@@ -549,6 +549,20 @@ def test_a_jailed_validator_may_leave_but_not_before_the_delay() -> None:
     assert net.status(V0) == "jailed"
     assert report(net, double_vote(V0, 2)).success  # its unbonding stake still answers
     assert net.stake(V0).total == STAKE * 81 // 100
+
+
+def test_every_record_fits_its_place_at_its_largest() -> None:
+    """A record that outgrew a storage value would stop the first block of an era."""
+    big = MAX_AMOUNT
+    keys = [bytes([n]) * 32 for n in range(stakes.MAX_KNOWN)]
+    records = [
+        Candidates(tuple(Validator(k, big) for k in keys[: stakes.MAX_CANDIDATES])),
+        stakes.Known(tuple(keys)),
+        stakes.Eras(big, big, big, (big,) * (staking.MAX_UNBONDING_ERAS + 1)),
+        Stake(big, big, (Unbonding(big, big),) * (staking.MAX_UNBONDING_ERAS + 4)),
+    ]
+    for record in records:
+        assert len(encode(record)) <= MAX_VALUE_BYTES
 
 
 # --- the books (P2) ---
