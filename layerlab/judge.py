@@ -73,7 +73,7 @@ def _judge(exhibit: Exhibit) -> Verdict:
         raise JudgeError("no L1 block is shown")
     events = _check_blocks(exhibit)
     last_header = _plain(exhibit.blocks[-1][0])[0]
-    if state_root(exhibit.l1_state) != last_header[5]:
+    if state_root(exhibit.l1_state) != last_header[6]:
         raise JudgeError("the L1 state shown is not the one that the last block states")
     bridge = _bridge(exhibit)
     if state_root(exhibit.l2_state) != bridge["final_batch"][10]:

@@ -22,18 +22,22 @@ from bridge_harness import (
     name_of,
     withdrawals,
 )
+from msgspec.structs import replace
 
 from bridge import abi
-from chainkit.block import Certificate
+from chainkit.block import Certificate, CertificateVote, Validator, Vote
 from chainkit.chain import Chain, ExecutedBlock
 from chainkit.codec import Record, decode, encode
 from chainkit.contract import NoArgs
 from chainkit.events import EventLog
 from chainkit.execution import Receipt, supply
+from chainkit.genesis import Genesis, GenesisContract
+from chainkit.keys import dev_keypair
 from chainkit.replica import Replica
 from chainkit.state import State, contract_address, storage_key
 from chainkit.store import Store
 from chainkit.transaction import Body, Call, SignedTransaction
+from l1node.staking import StakingParams
 from rollup.derivation import Derivation
 from rollup.duties import Duty, duties
 from rollup.fault_switch import FaultSwitch
@@ -138,6 +142,25 @@ class Member:
         return [e.data for e in self.node.events.read(1, 100_000) if e.name == name]
 
 
+VALIDATORS = sorted((dev_keypair(f"validator-{i}") for i in range(4)), key=lambda key: key.address)
+
+
+def with_validators(genesis: Genesis) -> Genesis:
+    staking = GenesisContract("staking", "l1node.staking:Staking", encode(StakingParams()))
+    return replace(
+        genesis,
+        validators=[Validator(key.address, 100 * 10**9) for key in VALIDATORS],
+        contracts=[*genesis.contracts, staking],
+    )
+
+
+def certify(block: ExecutedBlock, voters: int = 3) -> Certificate:
+    """The votes of some of the validators."""
+    h = block.header
+    votes = [Vote.sign(key, h.chain_id, h.slot, h.height, block.hash) for key in VALIDATORS[:voters]]
+    return Certificate(h.slot, h.height, block.hash, [CertificateVote(v.voter, v.signature) for v in votes])
+
+
 DUMMY = Certificate(0, 0, bytes(32), [])
 """A node takes in blocks that a follower has verified; it keeps the certificate and does not look at it."""
 
@@ -150,10 +173,12 @@ class Stack:
         path: Path,
         settings: abi.BridgeSettings = SETTINGS,
         *,
+        validators: bool = False,
         after: Callable[["Stack"], None] = lambda _: None,
     ) -> None:
-        """``after`` is called at the end of every step (restarts, checks)."""
-        self.chain = Chain(l1_genesis(settings))
+        """``validators``: L1 has four, with stake. ``after`` is called after every step (restarts, checks)."""
+        genesis = l1_genesis(settings)
+        self.chain = Chain(with_validators(genesis) if validators else genesis)
         self.l2_genesis = l2_genesis()
         self.tip: ExecutedBlock = self.chain.genesis_block
         self.l1: list[ExecutedBlock] = []
