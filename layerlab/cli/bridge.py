@@ -30,6 +30,7 @@ from layerlab.cli.common import (
     verb,
 )
 from layerlab.cli.output import Waiting, blocks, duration, person, short
+from layerlab.cli.reading import verified
 from layerlab.escape import EscapeError, escape
 from rollup.messenger import WithdrawArgs
 
@@ -250,7 +251,9 @@ async def exit_(session: Session, sender: From) -> None:
     genesis = await session.genesis()
     session.on_interrupt = "run it again at any time; it goes on from where L1 stands"
     with session.out.waiting() as waiting:
-        result = await escape(session.l1_urls, genesis, key, lambda line: waiting.now(*_split(line)))
+        result = await verified(
+            escape(session.l1_urls, genesis, key, lambda line: waiting.now(*_split(line)))
+        )
     value = {
         "account": "0x" + result.account.hex(),
         "amount": result.amount,
@@ -347,15 +350,33 @@ async def disputes(
     )
 
 
-def _show_dispute(session: Session, shown: Mapping[str, Any]) -> None:
-    session.out.fields(_flat(shown, without=("history", "points", "challenger", "defender", "clocks")))
-    session.out.fields({"challenger": person(shown["challenger"]), "defender": person(shown["defender"])})
-    for move in shown.get("history") or []:
-        session.out.say("  " + ", ".join(f"{name} {_brief(value)}" for name, value in move.items()))
+def _show_dispute(session: Session, d: Mapping[str, Any]) -> None:
+    over = d["stage"] == "resolved"
+    clocks = d.get("clocks") or {}
+    session.out.fields(
+        {
+            "dispute": f"{d['index']} over batch {d['batch']}, opened in L1 block {d['opened']}",
+            "challenger": f"{person(d['challenger'])}  {d['challenger'].get('address', '')}",
+            "holds true": d["claimed_root"],
+            "defender": f"{person(d['defender'])}  {d['defender'].get('address', '')}",
+            "claims": d["high_root"],
+            "bond": show_amount(d["bond"]),
+            "in dispute": f"steps {d['low']} to {d['high']}",
+            "stage": d["stage"],
+            "clocks": None if over else ", ".join(f"{side} {blocks(left)}" for side, left in clocks.items()),
+            "waits for": d.get("waits_for"),
+            "may act": who_may_act(d),
+            "verdict": f"won by the {d['winner'] or 'nobody'}: {d['reason']}" if over else None,
+        }
+    )
+    for move in d.get("history") or []:
+        data = move.get("data")
+        facts = ", ".join(f"{k} {_brief(v)}" for k, v in data.items() if k != "dispute") if data else ""
+        session.out.say(f"  block {move.get('height')}  {move.get('name')}  {facts}")
 
 
-def _flat(shown: Mapping[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
-    pairs = {name.replace("_", " "): value for name, value in shown.items() if name not in without}
+def _flat(shown: Mapping[str, Any]) -> dict[str, Any]:
+    pairs = {name.replace("_", " "): value for name, value in shown.items()}
     for name in ("bond", "amount"):
         if isinstance(pairs.get(name), int):
             pairs[name] = show_amount(pairs[name])

@@ -10,14 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from bridge import abi
-from bridge.dispute import cut, segments
+from bridge.dispute import clock_left, cut, segments
 from chainkit.codec import CodecError, encode, parse_hex
 from chainkit.keys import KeyPair
 from chainkit.merkle import ProofError
 from chainkit.transaction import Call
 from layerlab.cli import signing
 from layerlab.cli.common import L1_ONLY, CommandError, From, Session, verb
-from layerlab.cli.output import Waiting
+from layerlab.cli.output import Waiting, blocks
+from layerlab.cli.reading import verified
 from layerlab.escape import L1Reader
 from rollup import player
 from rollup.derived import DerivedBatch
@@ -49,9 +50,13 @@ async def _play(session: Session, sender: str, move_of: PlayFrom) -> None:
     key = await signing.signer(session, session.l1, sender)
     genesis = await session.genesis()
     with session.out.waiting() as waiting:
-        async with L1Reader(session.l1_urls, genesis) as reader:
-            await reader.catch_up(lambda line: waiting.now(line))
-            move = move_of(reader, key)
+
+        async def read() -> Move:
+            async with L1Reader(session.l1_urls, genesis) as reader:
+                await reader.catch_up(lambda line: waiting.now(line))
+                return move_of(reader, key)
+
+        move = await verified(read())
         info = await _send(session, key, move, waiting)
     event = next((e for e in info.events if e["contract"] == "bridge"), None)
     value: dict[str, Any] = {"hash": "0x" + info.hash.hex(), "height": info.height, "move": move.call.method}
@@ -241,7 +246,16 @@ async def timeout(session: Session, dispute: Dispute, sender: From) -> None:
     """
 
     def move(reader: L1Reader, _: KeyPair) -> Move:
-        return player.timeout_move(_dispute(reader, dispute))
+        found = _dispute(reader, dispute)
+        height = reader.tip.header.height
+        if not player.clock_ran_out(found, height):
+            left = clock_left(found, height)
+            raise CommandError(
+                f"the {found.turn} of dispute {dispute} still has {blocks(left)}; wait, or layerlab warp --blocks {left + 1}",
+                "clock_running",
+                blocks_left=left,
+            )
+        return player.timeout_move(found)
 
     await _play(session, sender, move)
 

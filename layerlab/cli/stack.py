@@ -377,7 +377,7 @@ def warp(
                 else f"until the withdrawal is ready: {ready.words}"
             )
             said = f"to block {target}" if target is not None else said
-            waiting.now(f"time runs {rate:g} times as fast, {said}", left)
+            waiting.now(f"time runs {rate:.0f} times as fast, {said}", left)
 
         def done(height: int) -> bool:
             return ready.is_over() if ready is not None else height >= (target or 0)
