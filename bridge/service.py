@@ -5,6 +5,7 @@ any part decides.
 """
 
 import argparse
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +79,7 @@ async def create(
 
     async def on_final(block: ExecutedBlock, certificate: Certificate) -> None:
         backend.on_l1_final(block, certificate)
+        await asyncio.sleep(0)  # a page of blocks while catching up must not keep requests waiting
 
     clients = [client(url, **client_options) for url in l1_urls]
     follower = Follower(clients, FollowerCore(l1, backend.replica.tip), on_final)

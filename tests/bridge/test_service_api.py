@@ -96,9 +96,8 @@ def test_no_write_takes_what_is_no_object(tmp_path: Path) -> None:
 
 def test_an_amount_is_an_integer_in_range(tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        for path, amount in product(
-            ("/deposits", "/withdrawals"), (-1, 0, MAX, 2**64, "1", True, None, [], 10**30)
-        ):
+        amounts: list[Any] = [-1, 0, MAX, 2**64, "1", True, None, [], 10**30]
+        for path, amount in product(("/deposits", "/withdrawals"), amounts):
             problem = await world.post(path, {"from": "alice", "amount": amount}, 400)
             assert problem["code"] == "malformed_body"
             assert "amount" in problem["detail"] or "integer" in problem["detail"]
@@ -644,7 +643,7 @@ def test_it_follows_l1_over_http_and_gets_past_a_node_that_lies(tmp_path: Path) 
         world.apps[L1_URL] = liar
         world.down.add(L2_URL)
         await world.stop()
-        world.bridge.on_l1_final = lambda *_: None  # type: ignore[method-assign, assignment]
+        world.bridge.on_l1_final = lambda *_: None  # type: ignore[method-assign]
         tx = world.call("alice", "deposit", abi.DepositArgs(dev_keypair("alice").address), COIN)
         world.l1.pool.append(tx)
         for _ in range(4):

@@ -39,7 +39,7 @@ from l1node.staking import StakingParams
 from rollup.batch import BatchBlock, encode_batch
 from rollup.block import BlockBuilder, L2Block
 from rollup.derivation import Derivation
-from rollup.stf import Deposit, Forced
+from rollup.stf import Deposit, Forced, Transact
 
 COIN = 10**9
 TIME = 1_700_000_000_000
@@ -146,8 +146,8 @@ class Sequencer:
         data, inbox_to = [], head.record.inbox_to
         for block in blocks:
             taken = sum(isinstance(step, (Deposit, Forced)) for step in block.steps)
-            wires = [step.transaction for step in block.steps if not isinstance(step, (Deposit, Forced))]
-            data.append(BatchBlock(block.header.time, taken, wires))  # type: ignore[arg-type]
+            wires = [step.transaction for step in block.steps if isinstance(step, Transact)]
+            data.append(BatchBlock(block.header.time, taken, wires))
             inbox_to += taken
         return abi.SubmitBatchArgs(head.index, inbox_to, encode_batch(data), root or blocks[-1].tree.root)
 
