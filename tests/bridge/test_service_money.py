@@ -1,12 +1,20 @@
 """The bridge service and money: each status of a deposit, a withdrawal and a forced transaction, over HTTP."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
 
 import pytest
-from bridge_world import COIN, L1_SPARE, L1_URL, L2_URL, SETTINGS, World, balance_of, bridge_world
+from bridge_world import (
+    COIN,
+    L1_SPARE,
+    L1_URL,
+    L2_URL,
+    SETTINGS,
+    World,
+    balance_of,
+    run_story,
+)
 
 from bridge import abi
 from chainkit.codec import encode, parse_hex
@@ -16,16 +24,6 @@ from chainkit.state import State
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 from rollup.batch import BatchBlock, encode_batch
 from rollup.messenger import WithdrawArgs
-
-Story = Callable[[World], Awaitable[None]]
-
-
-def run(path: Path, story: Story) -> None:
-    async def main() -> None:
-        async with bridge_world(path) as world:
-            await story(world)
-
-    asyncio.run(main())
 
 
 def address(name: str) -> str:
@@ -60,7 +58,7 @@ def test_a_deposit_goes_through_every_status(tmp_path: Path) -> None:
             assert [d["index"] for d in (await world.get("/deposits", address=who))["deposits"]] == [0]
         assert (await world.get("/deposits", address="carol"))["deposits"] == []
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 def test_without_the_sequencer_a_deposit_is_credited_by_its_batch_alone(tmp_path: Path) -> None:
@@ -73,7 +71,7 @@ def test_without_the_sequencer_a_deposit_is_credited_by_its_batch_alone(tmp_path
         world.post_batch()
         assert (await world.get(f"/deposits/{sent['id']}"))["credited_by"] == "safe"
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 def test_a_deposit_that_fails_on_l1_says_why(tmp_path: Path) -> None:
@@ -89,7 +87,7 @@ def test_a_deposit_that_fails_on_l1_says_why(tmp_path: Path) -> None:
         world.down |= {L1_URL, L1_SPARE}
         assert (await world.get(path))["status"] == "failed"
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 async def withdraw(world: World, who: str, amount: int, **more: str) -> str:
@@ -154,7 +152,7 @@ def test_a_withdrawal_goes_through_every_status_and_is_paid_once(tmp_path: Path)
         world.seal_final()
         assert balance_of(world, "carol") == before + 30 * COIN
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 def test_a_signed_claim_must_be_the_claim_of_this_withdrawal(tmp_path: Path) -> None:
@@ -179,7 +177,7 @@ def test_a_signed_claim_must_be_the_claim_of_this_withdrawal(tmp_path: Path) -> 
         assert (await world.get("/withdrawals/1"))["status"] == "claimed"
         assert (await world.get("/withdrawals/0"))["status"] == "ready-to-claim"
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 def test_a_withdrawal_of_a_reverted_batch_is_reverted_until_a_later_batch_holds_it(tmp_path: Path) -> None:
@@ -211,7 +209,7 @@ def test_a_withdrawal_of_a_reverted_batch_is_reverted_until_a_later_batch_holds_
         await world.restart()
         assert await world.get(path) == shown
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 async def play_dispute(world: World, index: int) -> None:
@@ -250,7 +248,7 @@ def test_a_thiefs_withdrawal_is_never_anything_but_reverted(tmp_path: Path) -> N
         assert (await world.post(path + "/claim", {"from": "bob"}, 409))["code"] == "withdrawal_reverted"
         assert (await world.get("/bridge"))["invariant"]["holds"]
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 def test_a_withdrawal_refused_on_l2_says_why_and_nothing_is_sent(tmp_path: Path) -> None:
@@ -262,7 +260,7 @@ def test_a_withdrawal_refused_on_l2_says_why_and_nothing_is_sent(tmp_path: Path)
         assert problem["code"] == "l2_unreachable"
         assert world.sequencer.pool == []
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 def test_a_forced_transaction_runs_though_the_sequencer_is_deaf(tmp_path: Path) -> None:
@@ -293,7 +291,7 @@ def test_a_forced_transaction_runs_though_the_sequencer_is_deaf(tmp_path: Path) 
         assert (await world.get("/forced-transactions", address="carol"))["total"] == 4
         assert (await world.get("/deposits"))["total"] == 0
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 @pytest.mark.parametrize("as_hex", [True, False])
@@ -309,7 +307,7 @@ def test_anyone_may_pay_for_forcing_a_signed_transaction(tmp_path: Path, as_hex:
         shown = await world.get(f"/forced-transactions/{sent['hash']}")
         assert (shown["sender"], shown["by"]) == (address("carol"), address("judy"))
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 def test_a_signed_deposit_goes_to_another_node_when_one_is_down(tmp_path: Path) -> None:
@@ -324,7 +322,7 @@ def test_a_signed_deposit_goes_to_another_node_when_one_is_down(tmp_path: Path) 
         world.seal_final()
         assert (await world.get("/deposits"))["total"] == 1
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 def test_a_frozen_bridge_lets_everybody_out_through_the_service(tmp_path: Path) -> None:
@@ -363,7 +361,7 @@ def test_a_frozen_bridge_lets_everybody_out_through_the_service(tmp_path: Path) 
         assert shown["status"] == "reverted"
         assert "frozen" in shown["reason"]
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 def test_a_false_root_that_became_final_is_said_everywhere(tmp_path: Path) -> None:
@@ -400,7 +398,7 @@ def test_a_false_root_that_became_final_is_said_everywhere(tmp_path: Path) -> No
         )
         assert later["code"] == "not_pending"
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 def test_requests_at_once_for_one_account_get_a_nonce_each(tmp_path: Path) -> None:
@@ -413,7 +411,7 @@ def test_requests_at_once_for_one_account_get_a_nonce_each(tmp_path: Path) -> No
         page = await world.get("/deposits", **{"from": 2, "limit": 3})
         assert [item["index"] for item in page["deposits"]] == [2, 3, 4]
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -461,7 +459,7 @@ def test_the_books_hold_at_every_block_of_a_random_story(tmp_path: Path, seed: i
         await world.restart()
         assert [await world.get(page, limit=100) for page in pages] == before
 
-    run(tmp_path, story)
+    run_story(tmp_path, story)
 
 
 async def claim_all(world: World) -> None:

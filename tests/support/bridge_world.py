@@ -6,7 +6,7 @@ service's own loop would. The sequencer is a few honest lines (or not so honest 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -385,3 +385,25 @@ def balance_of(world: World, who: str) -> int:
     """L1 balance in gwei at the final head."""
     account: Account = State(world.bridge.state.tip.tree).account(dev_keypair(who).address)
     return account.balance
+
+
+Story = Callable[[World], Awaitable[None]]
+
+
+def run_story(path: Path, story: Story) -> None:
+    """Run a story in a world of its own."""
+
+    async def main() -> None:
+        async with bridge_world(path) as world:
+            await story(world)
+
+    asyncio.run(main())
+
+
+async def lying_batch(world: World, transfers: int = 6) -> int:
+    """A batch of some steps with a false root."""
+    for nonce in range(transfers):
+        body = {"from": "alice", "action": {"type": "transfer", "to": "bob", "amount": 5 + nonce}}
+        await world.bridge.l2_gateway.submit_dev(dev_keypair("alice").address, body)
+    world.l2_block()
+    return world.post_batch(root=b"\x66" * 32)
