@@ -5,6 +5,7 @@ dispute (see ``disputes``) nor how to follow a withdrawal (see ``withdraw``).
 """
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -37,6 +38,8 @@ from rollup.messenger import WithdrawArgs
 PANEL: Final = "Bridge"
 BRIDGE: Final = "bridge"
 POLL_SECONDS: Final = 0.4
+EVERY: Final = 25
+"""Blocks between two lines where there is no terminal."""
 add_refusal(EscapeError)
 
 
@@ -252,7 +255,7 @@ async def exit_(session: Session, sender: From) -> None:
     session.on_interrupt = "run it again at any time; it goes on from where L1 stands"
     with session.out.waiting() as waiting:
         result = await verified(
-            escape(session.l1_urls, genesis, key, lambda line: waiting.now(*_split(line)))
+            escape(session.l1_urls, genesis, key, lambda line: _show_progress(waiting, line))
         )
     value = {
         "account": "0x" + result.account.hex(),
@@ -267,10 +270,18 @@ async def exit_(session: Session, sender: From) -> None:
     session.out.result(value, lambda: session.out.say(line))
 
 
-def _split(line: str) -> tuple[str, str]:
-    """What is waited for, and the part of it that counts down."""
-    words, comma, rest = line.rpartition(", ")
-    return (words, rest) if comma and rest.endswith("left") else (line, "")
+_COUNTDOWN: Final = re.compile(r"(.*)[:,] ([0-9]+) (?:more )?blocks? left")
+
+
+def _show_progress(waiting: Waiting, line: str) -> None:
+    """A line of `layerlab.escape`: what counts down apart, amounts in coins."""
+    line = re.sub(r"([0-9]+) gwei", lambda found: show_amount(int(found[1])), line)
+    found = _COUNTDOWN.fullmatch(line)
+    if found is None:
+        waiting.now(line)
+    else:
+        left = int(found[2])
+        waiting.now(found[1], f"{blocks(left)} left", every=str(left // EVERY))
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------

@@ -251,7 +251,8 @@ async def timeout(session: Session, dispute: Dispute, sender: From) -> None:
         if not player.clock_ran_out(found, height):
             left = clock_left(found, height)
             raise CommandError(
-                f"the {found.turn} of dispute {dispute} still has {blocks(left)}; wait, or layerlab warp --blocks {left + 1}",
+                f"the {found.turn} of dispute {dispute} still has {blocks(left)}; wait, or "
+                f"layerlab warp --blocks {left + 1}",
                 "clock_running",
                 blocks_left=left,
             )

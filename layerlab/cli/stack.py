@@ -422,6 +422,8 @@ Name = Annotated[str, typer.Argument(help="The snapshot's name.")]
 def snapshot_save(session: Session, name: Name) -> None:
     """Save the whole stack at one instant. A running devnet is stopped for a moment and goes on.
 
+    Faults are not saved: services are honest after it, until layerlab fault set.
+
     Examples:
     layerlab snapshot save before-the-theft
     """
@@ -433,6 +435,8 @@ def snapshot_save(session: Session, name: Name) -> None:
 
 def snapshot_restore(session: Session, name: Name) -> None:
     """Put the whole stack back to a snapshot; what happened since is gone.
+
+    Faults are not restored: services are honest after it, until layerlab fault set.
 
     Examples:
     layerlab snapshot restore before-the-theft

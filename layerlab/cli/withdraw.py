@@ -17,7 +17,7 @@ from chainkit.keys import KeyPair
 from chainkit.transaction import Call
 from layerlab.cli import signing
 from layerlab.cli.amounts import show_amount
-from layerlab.cli.bridge import BRIDGE, PANEL, POLL_SECONDS, bridge_or_none, counting
+from layerlab.cli.bridge import BRIDGE, EVERY, PANEL, POLL_SECONDS, bridge_or_none, counting
 from layerlab.cli.common import STACK, CommandError, From, OptionalAmount, Session, To, verb
 from layerlab.cli.output import Waiting, short
 from rollup.messenger import WithdrawArgs
@@ -29,8 +29,6 @@ WAITING, IN_WINDOW, READY, CLAIMED, REVERTED = (
     "claimed",
     "reverted",
 )
-EVERY: Final = 25
-"""Blocks between two lines where there is no terminal."""
 VOID_POLLS: Final = 50
 """How often a withdrawal may be found void before it is given up: an honest batch may still take it in."""
 
