@@ -13,7 +13,7 @@ from typing import Final
 from bridge import abi
 from chainkit.block import Certificate
 from chainkit.chain import Chain, ExecutedBlock
-from chainkit.client import ChainClient
+from chainkit.client import ApiError, ChainClient
 from chainkit.codec import decode, encode
 from chainkit.follower import Follower, FollowerCore
 from chainkit.genesis import Genesis
@@ -26,7 +26,7 @@ from rollup.player import clock_ran_out
 
 BRIDGE: Final = "bridge"
 CALL_GAS: Final = 3_000_000
-LANDING_BLOCKS: Final = 30
+LANDING_BLOCKS: Final = 16
 """L1 blocks after which a call that is in no block is sent again."""
 
 Progress = Callable[[str], None]
@@ -100,9 +100,17 @@ class L1Reader:
                     continue
 
     async def catch_up(self, progress: Progress) -> None:
-        """Follow until no L1 node tells of blocks much later than those checked."""
-        heights = [await client.height("finalized") for client in self.clients[:1]]
-        target = max(heights)
+        """Follow up to where most of the reachable L1 nodes say that final blocks go.
+
+        Raises `ApiError` if none can be reached. One liar among several can neither cut it short nor make it endless.
+        """
+        answers = await asyncio.gather(
+            *(client.height("finalized") for client in self.clients), return_exceptions=True
+        )
+        heights = sorted(height for height in answers if isinstance(height, int))
+        if not heights:
+            raise next((e for e in answers if isinstance(e, ApiError)), EscapeError("no L1 node answers"))
+        target = heights[(len(heights) - 1) // 2]
         progress(f"checking L1 block by block, up to {target}")
         await self.until(lambda: self.tip.header.height >= target)
 
@@ -137,6 +145,7 @@ class _Escape:
         self.reader = reader
         self.key = key
         self.progress = progress
+        self.refusal = ""
         self.sender = TransactionSender(reader.clients, key, reader.chain.rules.chain_id)
 
     async def run(self) -> ExitResult:
@@ -144,16 +153,21 @@ class _Escape:
         reader, me = self.reader, self.key.address
         if reader.stored(abi.exited_key(me)):
             raise EscapeError("this account has taken its balance out already")
+        if reader.derivation.diverged is not None:
+            raise EscapeError(
+                f"L1 made the false state of batch {reader.derivation.diverged} final: nobody challenged it in "
+                "time, and what L1 now believes proves no true balance"
+            )
         tree = reader.derivation.finalized_batch.end.tree
         balance = State(tree).account(me).balance
         if balance == 0:
             raise EscapeError("the account had no balance on L2 when its last batch became final")
         self.progress(f"exit with {balance} gwei, proven against L1's last final state root")
         args = abi.ExitArgs(me, tree.prove([account_key(me)]))
-        tx_id, height = await self._call(
-            "exit", encode(args), lambda: bool(reader.stored(abi.exited_key(me)))
-        )
-        return ExitResult(me, balance, height, tx_id, froze)
+        tx_id = await self._call("exit", encode(args), lambda: bool(reader.stored(abi.exited_key(me))))
+        if tx_id is None:
+            raise EscapeError(f"L1 refused the exit: {self.refusal}")
+        return ExitResult(me, balance, decode(int, reader.stored(abi.exited_key(me))), tx_id, froze)
 
     async def _freeze(self) -> bool:
         """Wait out the silence, settle what is pending, and freeze. False if the bridge is frozen already."""
@@ -169,8 +183,9 @@ class _Escape:
                 await reader.until(self._later_than(height))
                 continue
             self.progress("freezing the bridge")
-            await self._call("freeze", b"\x90", lambda: bool(reader.totals.frozen_height))
-            froze = True
+            height = reader.tip.header.height
+            froze = await self._call("freeze", b"\x90", lambda: bool(reader.totals.frozen_height)) is not None
+            await reader.until(self._later_than(height))
         return froze
 
     def _freeze_possible_after(self) -> int:
@@ -181,7 +196,10 @@ class _Escape:
         return stalled if totals.pending else min(silent, stalled)
 
     async def _settle_pending(self) -> None:
-        """Finalize every pending batch whose window is over; call time on disputes that nobody plays."""
+        """Finalize the oldest batch if it is true and its window is over; call time on disputes nobody plays.
+
+        A false batch is left alone: a bridge that stalls can be frozen too, on the last state that is final.
+        """
         reader = self.reader
         for dispute in reader.derivation.open_disputes():
             if clock_ran_out(dispute, reader.tip.header.height):
@@ -192,6 +210,7 @@ class _Escape:
         pending = self._oldest_pending()
         if (
             pending is not None
+            and reader.derivation.batches[pending.index].matches
             and reader.tip.header.height >= pending.challenge_until
             and not pending.open_disputes
         ):
@@ -218,18 +237,23 @@ class _Escape:
             batch = derivation.batches[batch.record.parent]
         return oldest
 
-    async def _call(self, method: str, args: bytes, done: Callable[[], bool]) -> tuple[bytes, int]:
-        """Send a call until L1 shows that it is done, by us or by somebody else; its id and height."""
+    async def _call(self, method: str, args: bytes, done: Callable[[], bool]) -> bytes | None:
+        """Send a call until L1 shows that it is done, by us or by somebody else; the id of ours.
+
+        None if L1 refused it (``refusal`` says why): asked again in the same state, it would refuse again.
+        """
         call = Call(BRIDGE, method, args, 0)
         while True:
             tx_id = await self.sender.send(call, CALL_GAS)
             sent = self.reader.tip.header.height
             await self.reader.until(self._settled(tx_id, sent, done))
             if done():
-                return tx_id, self.reader.tip.header.height
-            refusal = self._seen(tx_id)
-            if refusal:
-                self.progress(f"{method} was refused: {refusal}")
+                return tx_id
+            self.refusal = self._seen(tx_id)
+            if self.refusal:
+                self.progress(f"{method} was refused: {self.refusal}")
+                return None
+            self.sender.next_node()  # it was taken and never seen again
 
     def _settled(self, tx_id: bytes, sent: int, done: Callable[[], bool]) -> Callable[[], bool]:
         def settled() -> bool:

@@ -184,6 +184,8 @@ class Stack:
         self.l1: list[ExecutedBlock] = []
         self.path, self.after = path, after
         self.waiting: list[tuple[str, Call, int]] = []
+        self.signed: list[SignedTransaction] = []
+        """Transactions that somebody signed for L1's next block, if they may run there."""
         self.receipts: list[tuple[str, str, str]] = []
         """(sender, method, code) of every call on L1."""
         self.lose: Callable[[str, Call], bool] = lambda _who, _call: False
@@ -234,7 +236,7 @@ class Stack:
 
     def step(self, blocks: int = 1) -> None:
         for _ in range(blocks):
-            self._mine()
+            self.mine()
             self.runner.run(self._react())
             self.check()
             self.after(self)
@@ -246,7 +248,8 @@ class Stack:
             self.step()
         raise AssertionError(f"not so after {limit} L1 blocks")
 
-    def _mine(self) -> None:
+    def mine(self) -> None:
+        """An L1 block that no node hears of yet."""
         nonces: dict[str, int] = {}
         txs = []
         for who, action, gas in self.waiting:
@@ -256,11 +259,14 @@ class Stack:
                 SignedTransaction.sign(Body(L1_CHAIN, address(who), nonce, gas, 16, 0, action), KEYS[who])
             )
         self.waiting = []
-        block, skipped = self.chain.build(self.tip, self.tip.header.slot + 1, bytes(32), txs)
-        assert not skipped, skipped
+        slot = self.tip.header.slot + 1
+        proposer = self.chain.leader(self.tip.tree, slot) or bytes(32)
+        block, skipped = self.chain.build(self.tip, slot, proposer, [*txs, *self.signed])
+        assert all(tx in self.signed for tx, _ in skipped), skipped
+        self.signed = []
         self.tip = block
         self.l1.append(block)
-        for tx, receipt in zip(txs, block.receipts, strict=True):
+        for tx, receipt in zip(block.transactions, block.receipts, strict=True):
             assert isinstance(tx.body.action, Call)
             self.receipts.append((name_of(tx.body.sender), tx.body.action.method, receipt.code))
             self._watch(receipt)
