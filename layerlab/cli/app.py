@@ -5,8 +5,9 @@ Responsible for putting the groups together. Must not know what any verb does.
 
 import typer
 
-from layerlab.cli import bridge, chain, disputes, faults, keys, stack, withdraw
+from layerlab.cli import bridge, chain, disputes, faults, keys, snapshots, stack, withdraw
 from layerlab.cli.common import LayerlabGroup
+from layerlab.demo.command import demo_command
 
 app = typer.Typer(
     name="layerlab",
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 
 stack.register(app)
+snapshots.register(app)
 chain.register(app)
 bridge.register(app)
 withdraw.register(app)
@@ -26,12 +28,7 @@ disputes.register(app)
 faults.register(app)
 keys.register(app)
 
-try:
-    from layerlab.demo.command import demo_command
-except ImportError:  # the demo is not written yet
-    pass
-else:
-    app.command("demo", rich_help_panel="Devnet")(demo_command)
+app.command("demo", rich_help_panel="Devnet")(demo_command)
 
 
 def main() -> None:

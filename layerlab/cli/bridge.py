@@ -21,15 +21,14 @@ from layerlab.cli.common import (
     L1_ONLY,
     STACK,
     Amount,
-    CommandError,
     From,
     OptionalAmount,
     Session,
     To,
-    add_refusal,
     read_amount,
     verb,
 )
+from layerlab.cli.errors import CommandError, add_refusal
 from layerlab.cli.output import Waiting, blocks, duration, person, short
 from layerlab.cli.reading import verified
 from layerlab.escape import EscapeError, escape

@@ -15,7 +15,8 @@ from chainkit.store import StoredEvent
 from chainkit.transaction import Transfer
 from layerlab.cli import signing
 from layerlab.cli.amounts import show_amount, show_coins
-from layerlab.cli.common import CHAIN, PLAIN, Amount, CommandError, From, Session, verb
+from layerlab.cli.common import CHAIN, PLAIN, Amount, From, Session, verb
+from layerlab.cli.errors import CommandError
 from layerlab.cli.output import short
 
 PANEL: Final = "Chains (L1, or the rollup with --l2)"

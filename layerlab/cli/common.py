@@ -1,4 +1,4 @@
-"""What every verb has in common: its options, its session, its errors and its exit code.
+"""What every verb has in common: its options, its session and its exit code.
 
 Responsible for turning a function into a verb: shared options are added to its own, refusals become one line
 (or a problem object with ``--json``) and exit code 1, Ctrl-C becomes 130. Must not know any verb.
@@ -6,7 +6,6 @@ Responsible for turning a function into a verb: shared options are added to its 
 
 import asyncio
 import inspect
-import json
 import os
 import re
 import sys
@@ -17,30 +16,21 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from chainkit.client import ApiError, ChainClient, WaitTimeoutError
+from chainkit.client import ChainClient
 from chainkit.codec import CodecError, parse_hex
 from chainkit.genesis import Genesis, GenesisError, genesis_from_json
 from chainkit.keys import DEV_ACCOUNTS, InvalidDevNameError, dev_keypair, is_dev_address, is_valid_address
-from chainkit.keystore import KeyFileError
+from layerlab.cli import errors
 from layerlab.cli.amounts import AmountError, parse_positive
+from layerlab.cli.errors import CommandError
 from layerlab.cli.network import Network, find_network
 from layerlab.cli.output import Output
-from layerlab.config import DevnetError
 from layerlab.layout import DEFAULT_DIRECTORY
 
 INTERRUPTED: Final = 130
 _RETRIES: Final = 1
 _USAGE_ERROR: Final[type[Exception]] = typer.BadParameter.__mro__[2]
 """click's ClickException, whichever click typer brings along."""
-
-
-class CommandError(Exception):
-    """A verb cannot do that; one line says what happened and what to do. ``problem``: more for programs."""
-
-    def __init__(self, message: str, code: str = "refused", **problem: Any) -> None:
-        super().__init__(message)
-        self.code = code
-        self.problem = problem
 
 
 # --- parameters ----------------------------------------------------------------------------------------------
@@ -332,8 +322,8 @@ def _run(function: Verb, session: Session, given: dict[str, Any]) -> None:
         hint = f"; {session.on_interrupt}" if session.on_interrupt else ""
         print(f"interrupted{hint}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    except REFUSALS as error:
-        report(error, as_json=session.out.as_json)
+    except errors.REFUSALS as error:
+        errors.report(error, as_json=session.out.as_json)
         raise typer.Exit(1) from None
 
 
@@ -342,64 +332,6 @@ async def _with_session(session: Session, verb_running: Coroutine[Any, Any, None
         await verb_running
     finally:
         await session.close()
-
-
-# --- refusals ----------------------------------------------------------------------------------------------------
-
-REFUSALS: tuple[type[Exception], ...] = (
-    CommandError,
-    ApiError,
-    WaitTimeoutError,
-    DevnetError,
-    KeyFileError,
-)
-
-
-def add_refusal(kind: type[Exception]) -> None:
-    """One more kind of error that is the user's business and not a bug."""
-    global REFUSALS
-    REFUSALS = (*REFUSALS, kind)
-
-
-def report(error: Exception, *, as_json: bool) -> None:
-    """One line on stderr, or a problem object (RFC 9457)."""
-    problem = problem_of(error)
-    if as_json:
-        print(json.dumps(problem, indent=2), file=sys.stderr)
-        return
-    print(f"layerlab: {problem['detail']}", file=sys.stderr)
-
-
-def problem_of(error: Exception) -> dict[str, Any]:
-    """A refusal as a problem object."""
-    if isinstance(error, ApiError):
-        detail, code = error.detail or str(error), error.code
-        if code == "unreachable":
-            detail += "; start it with layerlab up, or give its address (see --help)"
-        known = error.problem.get("known")
-        if isinstance(known, list) and known and len(known) <= 40 and code.startswith("unknown_"):
-            detail += f"; there is {', '.join(map(str, known))}"
-        return {
-            "type": f"urn:layerlab:problem:{code}",
-            "title": "The service refused",
-            "status": error.status,
-            **error.problem,
-            "code": code,
-            "detail": detail,
-        }
-    code = error.code if isinstance(error, CommandError) else _CODES.get(type(error).__name__, "failed")
-    extra = error.problem if isinstance(error, CommandError) else {}
-    title = "The command failed"
-    return {
-        "type": f"urn:layerlab:problem:{code}",
-        "title": title,
-        "code": code,
-        "detail": str(error),
-        **extra,
-    }
-
-
-_CODES: Final = {"WaitTimeoutError": "timeout", "DevnetError": "devnet", "KeyFileError": "key_file"}
 
 
 class LayerlabGroup(TyperGroup):
@@ -430,7 +362,7 @@ def _report_usage(error: Exception, words: list[str]) -> int:
         print(message)
         return 2
     if "--json" in words or os.environ.get("LAYERLAB_JSON", "").lower() in ("1", "true", "yes"):
-        report(CommandError(message, "usage"), as_json=True)
+        errors.report(CommandError(message, "usage"), as_json=True)
     else:
         path = getattr(context, "command_path", "layerlab")
         print(f"{path}: {message.rstrip('.')}; see {path} --help", file=sys.stderr)

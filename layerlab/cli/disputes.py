@@ -16,7 +16,8 @@ from chainkit.keys import KeyPair
 from chainkit.merkle import ProofError
 from chainkit.transaction import Call
 from layerlab.cli import signing
-from layerlab.cli.common import L1_ONLY, CommandError, From, Session, verb
+from layerlab.cli.common import L1_ONLY, From, Session, verb
+from layerlab.cli.errors import CommandError
 from layerlab.cli.output import Waiting, blocks
 from layerlab.cli.reading import verified
 from layerlab.escape import L1Reader

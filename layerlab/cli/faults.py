@@ -10,7 +10,8 @@ import typer
 
 from chainkit.client import ApiError, ChainClient
 from layerlab.cli import signing
-from layerlab.cli.common import AmountOption, CommandError, Session, verb
+from layerlab.cli.common import AmountOption, Session, verb
+from layerlab.cli.errors import CommandError
 
 fault_app = typer.Typer(
     no_args_is_help=True,

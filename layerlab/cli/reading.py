@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from layerlab.cli.common import CommandError
+from layerlab.cli.errors import CommandError
 
 T = TypeVar("T")
 PATIENCE: Final = 12

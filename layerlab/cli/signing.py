@@ -16,7 +16,8 @@ from chainkit.keys import KeyPair, dev_keypair
 from chainkit.keystore import load_key
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 from layerlab.cli.amounts import show_amount
-from layerlab.cli.common import CommandError, Session, dev_address, looks_like_file
+from layerlab.cli.common import Session, dev_address, looks_like_file
+from layerlab.cli.errors import CommandError
 from layerlab.cli.output import Waiting, short
 
 INCLUSION_SECONDS: Final = 120.0

@@ -1,11 +1,10 @@
-"""Verbs for the devnet as a whole: up, down, status, warp and snapshots.
+"""Verbs for the devnet as a whole: up, down, status and warp.
 
 Responsible for options, the banner and showing progress. Must not know how services are started:
-`layerlab.devnet` and `layerlab.snapshot` do.
+`layerlab.devnet` does.
 """
 
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,21 +16,16 @@ import typer
 
 from chainkit.keys import dev_keypair
 from layerlab.cli.amounts import show_amount
-from layerlab.cli.common import CommandError, Session, verb
+from layerlab.cli.common import Session, verb
+from layerlab.cli.errors import CommandError
 from layerlab.cli.output import blocks, duration
 from layerlab.config import DevnetConfig
 from layerlab.devnet import Devnet
 from layerlab.layout import DEFAULT_DIRECTORY
-from layerlab.snapshot import list_snapshots, restore_snapshot, save_snapshot
 from layerlab.warp import WarpStep
 
 PANEL: Final = "Devnet"
 POLL_SECONDS: Final = 0.1
-snapshot_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    help="Save and restore the whole stack: chains, mempools, disputes, the clock.",
-)
 
 
 def register(app: typer.Typer) -> None:
@@ -40,10 +34,6 @@ def register(app: typer.Typer) -> None:
     verb(app, "down", panel=PANEL)(down)
     verb(app, "status", panel=PANEL)(status)
     verb(app, "warp", panel=PANEL)(warp)
-    verb(snapshot_app, "save")(snapshot_save)
-    verb(snapshot_app, "restore")(snapshot_restore)
-    verb(snapshot_app, "list")(snapshot_list)
-    app.add_typer(snapshot_app, name="snapshot", rich_help_panel=PANEL)
 
 
 @dataclass(frozen=True)
@@ -412,66 +402,3 @@ class _Withdrawal:
             )
         self.status, self.words = shown.get("status"), str(shown.get("waits_for", ""))
         return self.status in ("ready-to-claim", "claimed", "reverted")
-
-
-# --- snapshots -------------------------------------------------------------------------------------------------------
-
-Name = Annotated[str, typer.Argument(help="The snapshot's name.")]
-
-
-def snapshot_save(session: Session, name: Name) -> None:
-    """Save the whole stack at one instant. A running devnet is stopped for a moment and goes on.
-
-    Faults are not saved: services are honest after it, until layerlab fault set.
-
-    Examples:
-    layerlab snapshot save before-the-theft
-    """
-    devnet = Devnet.open(session.directory)
-    with session.out.waiting() as waiting:
-        saved = save_snapshot(devnet, name, lambda line: waiting.now(line))
-    session.out.result(saved, lambda: session.out.say(f"saved {name!r}{_at(saved)}"))
-
-
-def snapshot_restore(session: Session, name: Name) -> None:
-    """Put the whole stack back to a snapshot; what happened since is gone.
-
-    Faults are not restored: services are honest after it, until layerlab fault set.
-
-    Examples:
-    layerlab snapshot restore before-the-theft
-    """
-    devnet = Devnet.open(session.directory)
-    with session.out.waiting() as waiting:
-        restored = restore_snapshot(devnet, name, lambda line: waiting.now(line))
-    session.out.result(restored, lambda: session.out.say(f"restored {name!r}{_at(restored)}"))
-
-
-def _at(saved: Mapping[str, Any]) -> str:
-    return "" if saved["height"] is None else f" at final L1 block {saved['height']}"
-
-
-def snapshot_list(session: Session) -> None:
-    """List the snapshots.
-
-    Examples:
-    layerlab snapshot list --json
-    """
-    found = list_snapshots(Devnet.open(session.directory))
-    rows = [
-        (item["name"], "", "", item["error"])
-        if "error" in item
-        else (
-            item["name"],
-            "" if item["height"] is None else item["height"],
-            time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(item["virtual"])),
-            f"{item['bytes'] / 2**20:.1f} MiB",
-        )
-        for item in found
-    ]
-    if not found and not session.out.as_json:
-        print("no snapshots yet; make one with layerlab snapshot save NAME", file=sys.stderr)
-    columns = ["name", "L1 block", "devnet time (UTC)", "size"]
-    session.out.result(
-        found, lambda: session.out.table(columns, rows, right=["L1 block", "size"]) if found else None
-    )

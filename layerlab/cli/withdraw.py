@@ -18,7 +18,8 @@ from chainkit.transaction import Call
 from layerlab.cli import signing
 from layerlab.cli.amounts import show_amount
 from layerlab.cli.bridge import BRIDGE, EVERY, PANEL, POLL_SECONDS, bridge_or_none, counting
-from layerlab.cli.common import STACK, CommandError, From, OptionalAmount, Session, To, verb
+from layerlab.cli.common import STACK, From, OptionalAmount, Session, To, verb
+from layerlab.cli.errors import CommandError
 from layerlab.cli.output import Waiting, short
 from rollup.messenger import WithdrawArgs
 

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from layerlab.cli.common import CommandError
+from layerlab.cli.errors import CommandError
 from layerlab.cli.reading import PATIENCE, verified
 
 LOG = logging.getLogger("layerlab.follower")
