@@ -99,10 +99,13 @@ def stage(layout: Layout, source: Path, manifest: Manifest) -> Path:
 
 def commit(layout: Layout, staged: Path) -> None:
     """From here on the restore will be finished, if not now, then when the devnet is next opened."""
-    _sync_files(staged, read_manifest(staged))
-    remove_tree(layout.restoring)
-    staged.replace(layout.restoring)
-    sync_directory(layout.directory)
+    try:
+        _sync_files(staged, read_manifest(staged))
+        remove_tree(layout.restoring)
+        staged.replace(layout.restoring)
+        sync_directory(layout.directory)
+    except OSError as error:
+        raise DevnetError(f"the restore cannot begin: {_reason(error)}; nothing has changed") from None
 
 
 def pending(layout: Layout) -> bool:

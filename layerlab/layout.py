@@ -74,7 +74,10 @@ class Layout:
 
     @property
     def exists(self) -> bool:
-        return self.mark.is_file()
+        try:
+            return self.mark.is_file()
+        except OSError:
+            return False
 
     def require_vacant(self) -> None:
         """Raises `DevnetError` if there is anything but what `remove` leaves."""

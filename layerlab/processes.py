@@ -80,6 +80,8 @@ class Running:
                 os.kill(self.pid, number)
         except ProcessLookupError:
             return
+        except PermissionError:
+            raise DevnetError(f"process {self.pid} is another user's; who started it can stop it") from None
 
 
 def _birth(pid: int) -> str | None:
@@ -202,7 +204,8 @@ class Supervisor:
         self._wait(names, "/health/ready", "to be ready", progress)
 
     def _wait(self, names: Iterable[str], path: str, what: str, progress: Progress) -> None:
-        waiting, said = list(names), ""
+        names = list(names)
+        waiting, said = names, ""
         deadline = time.monotonic() + READY_SECONDS
         with ThreadPoolExecutor(16) as pool, httpx.Client(timeout=2.0, trust_env=False) as http:
 
@@ -217,7 +220,7 @@ class Supervisor:
                 if line != said:
                     progress(said := line)
                 answers = dict(zip(waiting, pool.map(good, waiting), strict=True))
-                for name in waiting:
+                for name in names:  # also those that were ready already
                     self._require_alive(name)
                 waiting = [name for name in waiting if not answers[name]]
                 if waiting and time.monotonic() > deadline:
@@ -296,7 +299,16 @@ class Supervisor:
         return self.stop(list(reversed({**self.running, **self._children})))
 
     def _stop_children(self) -> None:
-        self.stop(list(self._children))
+        """At our own end. What another command has started since under the same name is not ours to end."""
+        left = [child for child in self._children.values() if child.poll() is None]
+        for child in left:
+            child.terminate()
+        for child in left:
+            try:
+                child.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
 
     def _end(self, names: Sequence[str], number: signal.Signals, seconds: float) -> list[str]:
         with _undisturbed():

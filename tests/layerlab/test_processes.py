@@ -322,3 +322,39 @@ def test_watch_tells_of_what_ended_by_itself_and_ends_when_all_is_down(devnet: S
     steps = iter([lambda: os.kill(other.supervisor.running["bridge"].pid, signal.SIGKILL), int, other.down])
     devnet.watch(lambda name, log: seen.append((name, log)), lambda _: next(steps)())
     assert seen == [("bridge", ["bridge runs in mode good"])]
+
+
+def test_a_damaged_devnet_that_runs_can_still_be_taken_down(devnet: StubDevnet) -> None:
+    devnet.up()
+    devnet.layout.genesis_file.write_text("{")
+    devnet.layout.clock_file.write_text("{")
+    assert StubDevnet.open(devnet.directory).down() == devnet.config.services
+    assert not processes_in(devnet.directory)
+    with pytest.raises(DevnetError, match="is damaged"):
+        StubDevnet.open(devnet.directory)
+
+
+def test_at_our_end_we_do_not_stop_what_another_command_has_started_since(place: Path) -> None:
+    mine = StubDevnet.create(place, small_config(), with_parent=True)
+    mine.up()
+    other = StubDevnet.open(place)
+    other.down()
+    other.up()
+    mine.reload()
+    mine.supervisor._stop_children()
+    assert len(processes_in(place)) == 5
+    other.down()
+
+
+def test_a_service_that_was_ready_and_died_while_others_start_is_noticed(
+    devnet: StubDevnet, modes: dict[str, str]
+) -> None:
+    modes["bridge"] = "deaf"
+
+    def kill_when_alone(line: str) -> None:
+        if line == "waiting for bridge to be ready":
+            os.kill(devnet.supervisor.running["sequencer"].pid, signal.SIGKILL)
+
+    with pytest.raises(DevnetError, match=r"^sequencer ended while starting"):
+        devnet.up(kill_when_alone)
+    assert not processes_in(devnet.directory)

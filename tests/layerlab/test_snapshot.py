@@ -331,3 +331,27 @@ def test_nobody_else_starts_or_warps_while_the_world_stands(saved: StubDevnet) -
                 saved.layout.locked(lock, seconds=0),
             ):
                 pytest.fail("it is not exclusive")
+
+
+def test_services_never_start_on_half_of_the_old_and_half_of_the_new(
+    devnet: StubDevnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devnet.up()
+    save_snapshot(devnet, "one")
+    saved = {
+        name: devnet.layout.snapshots / "one" / "data" / name / "state" for name in devnet.config.services
+    }
+    real = Path.replace
+
+    def broken(self: Path, target: Path) -> Path:
+        if self.parent == devnet.layout.restoring:
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", broken)
+        with pytest.raises(DevnetError, match="the restore cannot be finished: Input/output error"):
+            restore_snapshot(devnet, "one")
+    assert not processes_in(devnet.directory)
+    opened = StubDevnet.open(devnet.directory)
+    assert all(opened.state(name) == json.loads(file.read_text()) for name, file in saved.items())
