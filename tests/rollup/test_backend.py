@@ -1,0 +1,119 @@
+"""A rollup node behind the chain API: statuses that only rise with L1, and typed refusals."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bridge_harness import address, l2_transfer, l2_tx
+from rollup_stack import Stack, stack_at
+
+from chainkit.backend import SubmitResult
+from chainkit.codec import from_json
+from chainkit.transaction import SignedTransaction, Transfer
+from rollup.backend import READY_LAG, RollupBackend, batch_json
+from rollup.faults import Fault
+from rollup.receipt import SequencerReceipt
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    with stack_at(tmp_path) as made:
+        yield made
+
+
+def backend(stack: Stack, role: str = "sequencer", l1_final: int | None = 0) -> RollupBackend:
+    member = stack.sequencer if role == "sequencer" else stack.verifier
+    return RollupBackend(member.node, lambda: l1_final, lambda: None)
+
+
+def submit(api: RollupBackend, *wires: bytes) -> list[SubmitResult]:
+    return list(asyncio.run(api.submit([SignedTransaction.decode(wire) for wire in wires])))
+
+
+def test_a_transaction_rises_from_pending_to_finalized(stack: Stack) -> None:
+    api = backend(stack)
+    stack.step()
+    (result,) = submit(api, l2_transfer("alice", 0, "bob", 5))
+    assert result.accepted
+    assert api.pending_nonce(address("alice")) == 1
+    seen = []
+    for _ in range(40):
+        view = api.transaction(result.hash)
+        assert view is not None
+        seen.append(view.status)
+        if view.height is not None:
+            promise = from_json(SequencerReceipt, view.extra["sequencer_receipt"])
+            assert promise.valid()
+            assert (promise.height, promise.position) == (view.height, view.position)
+        stack.step()
+    order = ["pending", "unsafe", "safe", "finalized"]
+    assert sorted(set(seen), key=order.index) == order
+    assert [order.index(s) for s in seen] == sorted(order.index(s) for s in seen)
+    shown = backend(stack, "verifier").transaction(result.hash)
+    assert shown is not None
+    assert shown.extra == {"sequencer_receipt": None}, "only the sequencer promises"
+
+
+def test_refusals_are_typed(stack: Stack) -> None:
+    stack.step()
+    wire = l2_transfer("alice", 0, "bob", 5)
+    api = backend(stack)
+    first, again, gap, poor = submit(
+        api, wire, wire, l2_transfer("alice", 999, "bob", 5), l2_transfer("dave", 0, "bob", 5)
+    )
+    assert first.accepted
+    assert (again.accepted, again.code) == (True, "already_known")
+    assert not gap.accepted
+    assert not poor.accepted
+    assert {gap.code, poor.code}.isdisjoint({""})
+    (refused,) = submit(backend(stack, "verifier"), wire)
+    assert (refused.accepted, refused.code) == (False, "not_sequencer")
+    stack.sequencer.node.derivation.frozen = True
+    (refused,) = submit(api, l2_tx("bob", 0, Transfer(address("alice"), 1)))
+    assert refused.code == "bridge_frozen"
+
+
+def test_blocks_and_heads(stack: Stack) -> None:
+    api = backend(stack)
+    genesis = api.block(0)
+    assert genesis is not None
+    assert api.block(genesis.hash) == genesis
+    assert api.block(1) is None
+    assert api.block(b"\x07" * 32) is None
+    assert api.transaction(b"\x07" * 32) is None
+    stack.deposit()
+    stack.transfer()
+    stack.step(3)
+    for height in range(1, stack.sequencer.node.local.head.header.height + 1):
+        view = api.block(height)
+        assert view is not None
+        assert api.block(view.hash) == view
+    heads = [api.head(ref) for ref in ("finalized", "safe", "head")]  # type: ignore[arg-type]
+    levels = [head.header.height for head in heads if head is not None]
+    assert levels == sorted(levels)
+    assert len(levels) == 3
+    messages = [m for h in range(1, levels[-1] + 1) if (v := api.block(h)) for m in v.extra["inbox"]]
+    assert [m["type"] for m in messages] == ["deposit"]
+
+
+def test_ready_means_in_step_with_l1(stack: Stack) -> None:
+    assert not backend(stack, l1_final=None).ready()[0]
+    assert not backend(stack, l1_final=5).ready()[0], "no L1 block yet"
+    stack.step(3)
+    assert backend(stack, l1_final=3 + READY_LAG).ready()[0]
+    assert not backend(stack, l1_final=4 + READY_LAG).ready()[0]
+
+
+def test_status_says_dishonest_loudly_and_metrics_are_numbers(stack: Stack) -> None:
+    stack.sequencer.faults.set(Fault("steal"))
+    assert backend(stack).status()["dishonest_on_purpose"] == [{"name": "steal"}]
+    stack.transfer()
+    stack.step(3)
+    for role in ("sequencer", "verifier"):
+        assert all(isinstance(value, int) for value in backend(stack, role).metrics().values())
+    shown = batch_json(stack.verifier.node, 1)
+    assert shown is not None
+    assert shown["matches"] is False
+    assert shown["computed_root"] != shown["state_root"]
+    assert batch_json(stack.verifier.node, 99) is None

@@ -1,0 +1,104 @@
+"""Duties: asked again they say the same, they fit L1's limits, and they know when to wait."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bridge_harness import SETTINGS, l2_transfer
+from rollup_stack import Stack, stack_at
+
+from bridge import abi
+from chainkit.codec import decode
+from rollup.batch import count_steps, decode_batch
+from rollup.duties import MAX_BATCH_RAW_BYTES, batch_duty, duties
+from rollup.faults import Fault
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    with stack_at(tmp_path) as made:
+        yield made
+
+
+def args_of(stack: Stack) -> abi.SubmitBatchArgs:
+    duty = batch_duty(stack.sequencer.node, stack.now())
+    assert duty is not None
+    assert duty.move.gas_limit <= stack.chain.rules.fees.max_transaction_gas
+    return decode(abi.SubmitBatchArgs, duty.move.call.args)
+
+
+@pytest.mark.parametrize("fault", [None, Fault("steal"), Fault("mint"), Fault("bad-root")])
+def test_asked_again_they_name_the_same_calls(stack: Stack, fault: Fault | None) -> None:
+    if fault is not None:
+        stack.sequencer.faults.set(fault)
+    for amount in (1, 2, 3):
+        stack.transfer("alice", "bob", amount)
+    for _ in range(20):
+        for member in stack.members:
+            first = list(duties(member.node, stack.now()))
+            assert list(duties(member.node, stack.now())) == first
+            assert len({duty.key for duty in first}) == len(first)
+        stack.step()
+
+
+def test_blocks_of_l1s_future_wait(stack: Stack) -> None:
+    """L1 refuses a batch whose L2 time is ahead of its own."""
+    stack.step()
+    node = stack.sequencer.node
+    stack.transfer()
+    node.produce(stack.now())
+    stack.transfer()
+    node.produce(stack.now() + 400)
+    assert len(decode_batch(args_of(stack).data)) == 1
+    assert batch_duty(node, stack.now() - 1) is None
+    duty = batch_duty(node, stack.now() + 400)
+    assert duty is not None
+    assert len(decode_batch(decode(abi.SubmitBatchArgs, duty.move.call.args).data)) == 2
+
+
+def test_a_batch_stays_within_steps_messages_and_bytes(stack: Stack) -> None:
+    stack.sequencer.faults.set(Fault("withhold"))
+    for nonce in range(100):
+        stack.transfer("alice", "bob", nonce + 1)
+    for _ in range(20):
+        stack.deposit()
+    stack.step(6)
+    stack.sequencer.node.switch.clear()
+    blocks = decode_batch(args_of(stack).data)
+    assert count_steps(blocks) <= SETTINGS.max_steps
+    assert sum(block.inbox_count for block in blocks) <= SETTINGS.max_inbox_per_batch
+    assert sum(len(wire) for block in blocks for wire in block.transactions) <= MAX_BATCH_RAW_BYTES
+
+
+@pytest.mark.parametrize("fault", ["halt", "withhold"])
+def test_no_batch_while_told_so(stack: Stack, fault: str) -> None:
+    stack.step()
+    stack.transfer()
+    stack.sequencer.node.produce(stack.now())
+    stack.sequencer.faults.set(Fault(fault))
+    assert batch_duty(stack.sequencer.node, stack.now()) is None
+    stack.sequencer.node.switch.clear(fault)
+    assert args_of(stack).parent == 0
+
+
+def test_a_lie_needs_transactions_to_hide_among_and_a_step_that_exists(stack: Stack) -> None:
+    node = stack.sequencer.node
+    stack.step()
+    stack.sequencer.faults.set(Fault("steal", at_step=9_999))
+    node.produce(stack.now(), heartbeat=True)
+    args = args_of(stack)
+    assert args.state_root == node.local.head.tree.root
+    stack.submit(l2_transfer("alice", 0, "bob", 1))
+    node.produce(stack.now())
+    assert args_of(stack).state_root == node.local.head.tree.root
+    assert "steal" not in node.faults, "it cannot be played: off, and said so in the log"
+    assert node.switch.told == []
+
+
+def test_the_verifier_gives_the_proposer_time_to_finalize(stack: Stack) -> None:
+    stack.transfer()
+    stack.step_until(lambda: stack.totals.pending == 1)
+    stack.sequencer.faults.set(Fault("halt"))
+    stack.step_until(lambda: stack.totals.final_batch == 1)
+    assert stack.codes("finalize", "verifier") == [""]
+    assert stack.height > stack.verifier.node.derivation.batches[1].record.challenge_until + 8

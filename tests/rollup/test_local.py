@@ -1,0 +1,78 @@
+"""The local chain on disk and in memory: all or nothing, and damage is refused."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bridge_harness import l2_transfer
+from rollup_stack import Member, Stack, stack_at
+
+from bridge import abi
+from chainkit.store import FILE_NAME, StoreError
+from rollup.faults import Fault
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    with stack_at(tmp_path) as made:
+        made.sequencer.faults.set(Fault("withhold"))
+        for amount in (1, 2, 3):
+            made.transfer("alice", "bob", amount)
+            made.step()
+        yield made
+
+
+def test_unposted_blocks_survive_a_kill_with_their_receipts(stack: Stack) -> None:
+    sequencer = stack.sequencer
+    before = sequencer.heads, sequencer.stored, sequencer.promises()
+    assert sequencer.heads["head"][0] == 3
+    sequencer.restart(clean=False)
+    assert (sequencer.heads, sequencer.stored, sequencer.promises()) == before
+
+
+def test_a_block_that_cannot_be_written_is_not_the_head(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequencer = stack.sequencer
+    before = sequencer.heads, sequencer.stored
+    stack.transfer("alice", "bob", 4)
+
+    def fail(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sequencer.node.store, "set_signed_receipt", fail)
+        with pytest.raises(StoreError):
+            sequencer.node.produce(stack.now())
+    assert (sequencer.heads, sequencer.stored) == before
+    stack.step()
+    assert sequencer.heads["head"][0] == 4
+
+
+def test_a_damaged_block_is_refused(stack: Stack) -> None:
+    sequencer: Member = stack.sequencer
+    sequencer.close()
+    with sqlite3.connect(sequencer.path / "l2" / FILE_NAME) as db:
+        db.execute("UPDATE blocks SET block = x'c1' WHERE height = 2")
+    db.close()
+    probe = Member.__new__(Member)
+    probe.__dict__.update(sequencer.__dict__)
+    with pytest.raises(StoreError, match="damaged"):
+        probe.open()
+    probe.close()
+    with sqlite3.connect(sequencer.path / "l2" / FILE_NAME) as db:
+        db.execute("DELETE FROM blocks")
+    db.close()
+    sequencer.open()
+
+
+def test_forced_transactions_and_deposits_come_before_the_rest(stack: Stack) -> None:
+    sequencer = stack.sequencer
+    stack.call("dave", "force", abi.ForceArgs(l2_transfer("bob", 0, "carol", 6)))
+    stack.deposit()
+    stack.transfer("alice", "bob", 4)
+    stack.step()
+    block = sequencer.node.local.head
+    assert [type(step).__name__ for step in block.steps] == ["Forced", "Deposit", "Transact"]
+    assert sequencer.node.local.cursor == 2
