@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from msgspec import structs
+
 from bridge.abi import BridgeSettings
-from bridge.settings import SettingsError, check_settings
+from bridge.settings import SettingsError, check_settings, longest_dispute, moves_of_a_side
 from chainkit.block import MAX_VALIDATORS
 from chainkit.codec import from_json, to_json
 from chainkit.fault_api import DEVNET_TOKEN
@@ -45,6 +47,24 @@ def default_settings(**changes: Any) -> BridgeSettings:
     if unknown:
         raise DevnetError(f"the bridge has no setting {', '.join(unknown)}")
     return BridgeSettings(**{**chosen, **changes})
+
+
+def with_window(settings: BridgeSettings, window: int) -> BridgeSettings:
+    """The same with another challenge window (L1 blocks), and what else must change for the bridge to accept it.
+
+    A short window leaves less time to be censored in, so ``max_move_delay`` goes down; a long one makes disputes
+    longer, so ``escape_timeout`` and ``exit_window`` go up. Raises `DevnetError` for a window that is too short.
+    """
+    moves = moves_of_a_side(settings)
+    if type(window) is not int or not moves < window <= 1_000_000:
+        raise DevnetError(
+            f"a challenge window is from {moves + 1} to 1000000 blocks, not {window!r:.40}: a side makes {moves} moves"
+        )
+    delay = min(settings.max_move_delay, (window - 1) // moves)
+    changed = structs.replace(settings, challenge_window=window, max_move_delay=delay)
+    longest = longest_dispute(changed)
+    escape = max(settings.escape_timeout, longest + delay)
+    return structs.replace(changed, escape_timeout=escape, exit_window=max(settings.exit_window, longest + 1))
 
 
 @dataclass(frozen=True)

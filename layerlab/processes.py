@@ -66,22 +66,33 @@ class Running:
         return found if runs else None
 
     def send(self, number: signal.Signals) -> None:
-        """Signal this very process, or nobody."""
+        """Signal this very process, or nobody. Raises `DevnetError` if it is another user's."""
+        # Open first, then look: what is open keeps meaning one process, whatever becomes of the pid.
+        handle = _open_process(self.pid)
         try:
-            if sys.platform == "linux":
-                # Open first, then look: what is open keeps meaning one process, whatever becomes of the pid.
-                handle = os.pidfd_open(self.pid)
-                try:
-                    if _birth(self.pid) == self.birth:
-                        signal.pidfd_send_signal(handle, number)
-                finally:
-                    os.close(handle)
-            elif self.process() is not None:
+            if self.process() is None:
+                return
+            if handle is not None:
+                signal.pidfd_send_signal(handle, number)
+            else:
                 os.kill(self.pid, number)
         except ProcessLookupError:
             return
         except PermissionError:
             raise DevnetError(f"process {self.pid} is another user's; who started it can stop it") from None
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+
+def _open_process(pid: int) -> int | None:
+    """A handle that no other process can inherit; None where there is no such thing (or process)."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 def _birth(pid: int) -> str | None:

@@ -18,6 +18,7 @@ from layerlab.config import (
     default_settings,
     demo_config,
     preset,
+    with_window,
 )
 
 
@@ -186,3 +187,26 @@ def test_a_difference_is_told_in_a_few_words_and_ports_are_none() -> None:
     said = other.difference(usual)
     assert "slot_ms is 500, not 1000" in said
     assert "challenge_window is 90, not 100" in said
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(sorted(PRESETS)), st.integers(8, 1_000_000))
+def test_any_window_from_eight_blocks_on_makes_settings_that_the_bridge_accepts(
+    name: str, window: int
+) -> None:
+    before = preset(name).settings
+    changed = with_window(before, window)
+    check_settings(changed)
+    assert changed.challenge_window == window
+    assert changed.escape_timeout >= before.escape_timeout
+    assert changed.sequencer_timeout == before.sequencer_timeout
+
+
+def test_the_usual_window_changes_nothing() -> None:
+    assert with_window(default_settings(), 100) == default_settings()
+
+
+@pytest.mark.parametrize("window", [0, 7, -1, True, 1_000_001, 2**53, "100", 99.5])
+def test_a_window_in_which_a_side_cannot_make_its_moves_is_refused(window: Any) -> None:
+    with pytest.raises(DevnetError, match="a challenge window is from 8 to"):
+        with_window(default_settings(), window)
