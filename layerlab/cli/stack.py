@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 import httpx
-import msgspec
 import typer
 
 from chainkit.keys import dev_keypair
@@ -19,7 +18,7 @@ from layerlab.cli.amounts import show_amount
 from layerlab.cli.common import Session, verb
 from layerlab.cli.errors import CommandError
 from layerlab.cli.output import blocks, duration
-from layerlab.config import DevnetConfig
+from layerlab.config import DevnetConfig, with_window
 from layerlab.devnet import Devnet
 from layerlab.layout import DEFAULT_DIRECTORY
 from layerlab.warp import WarpStep
@@ -140,7 +139,7 @@ def _open_or_create(
 def _changed(config: DevnetConfig, wanted: Mapping[str, int]) -> DevnetConfig:
     changes: dict[str, Any] = {name: value for name, value in wanted.items() if name != "window"}
     if "window" in wanted:
-        changes["settings"] = msgspec.structs.replace(config.settings, challenge_window=wanted["window"])
+        changes["settings"] = with_window(config.settings, wanted["window"])
     if wanted.get("validators", config.validators) != config.validators:
         changes["ports"] = {}
     return replace(config, **changes)
