@@ -13,7 +13,7 @@ from l1_script import KEYS, Script
 from msgspec.structs import replace
 
 from chainkit import follower as module
-from chainkit.block import Block, Certificate, CertifiedBlock
+from chainkit.block import Block, Certificate, CertificateVote, CertifiedBlock
 from chainkit.chain import Chain, ExecutedBlock
 from chainkit.client import ChainClient
 from chainkit.codec import encode
@@ -78,7 +78,7 @@ def refused(script: Script, certified: CertifiedBlock, why: str) -> None:
     assert (core.tip, core.head_height, core._known) == (script.genesis, 0, {})
 
 
-def with_votes(certified: CertifiedBlock, votes: list[object]) -> CertifiedBlock:
+def with_votes(certified: CertifiedBlock, votes: list[CertificateVote]) -> CertifiedBlock:
     return replace(certified, certificate=replace(certified.certificate, votes=votes))
 
 
@@ -106,7 +106,7 @@ def test_certificates_that_prove_nothing(script: Script) -> None:
 def test_a_block_by_another_than_the_leader(script: Script) -> None:
     impostor = next(key for key in KEYS[:4] if key != script.leader(1))
     block = script.block(script.genesis, 1, proposer=impostor)
-    refused(script, *script.certified(block), "leader")
+    refused(script, script.certified(block)[0], "leader")
 
 
 @pytest.mark.parametrize("field_name", ["state_root", "tx_root", "receipts_root"])
@@ -120,7 +120,7 @@ def test_a_header_that_lies_about_execution(script: Script, field_name: str) -> 
 
 def test_blocks_of_another_chain(script: Script) -> None:
     other = Script(Chain(l1_genesis(time=1_700_000_000_001)))
-    refused(script, *other.certified(other.block(other.genesis, 1)), "does not follow")
+    refused(script, other.certified(other.block(other.genesis, 1))[0], "does not follow")
 
 
 def test_a_block_whose_parent_is_missing(script: Script) -> None:
@@ -277,7 +277,7 @@ def follow(
     async def main() -> Follower:
         following = Follower([node.client() for node in nodes], core, on_final)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module.asyncio, "sleep", sleep)
+            patch.setattr(asyncio, "sleep", sleep)
             with pytest.raises(EndOfTestError):
                 await asyncio.wait_for(following.run(), timeout=60)
         for client in following._clients:

@@ -10,7 +10,6 @@ import httpx
 import pytest
 from ledger import ALICE, BOB
 
-from chainkit import sender as module
 from chainkit.client import ApiError, ChainClient
 from chainkit.codec import decode
 from chainkit.sender import MAX_FEE, MAX_TIP, TransactionSender
@@ -70,7 +69,7 @@ def send(
         return None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.asyncio, "sleep", no_sleep)
+        patch.setattr(asyncio, "sleep", no_sleep)
         return asyncio.run(main())
 
 

@@ -89,7 +89,7 @@ def test_blocks_and_heads(stack: Stack) -> None:
         view = api.block(height)
         assert view is not None
         assert api.block(view.hash) == view
-    heads = [api.head(ref) for ref in ("finalized", "safe", "head")]  # type: ignore[arg-type]
+    heads = [api.head(ref) for ref in ("finalized", "safe", "head")]
     levels = [head.header.height for head in heads if head is not None]
     assert levels == sorted(levels)
     assert len(levels) == 3

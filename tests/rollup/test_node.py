@@ -400,19 +400,23 @@ def test_a_frivolous_challenge_loses_its_bond(stack: Stack) -> None:
 
 
 def test_the_bond_comes_back_from_a_dispute_that_another_one_decided(stack: Stack) -> None:
+    """carol challenged first and calls time first; the verifier's dispute is then about nothing."""
     stack.sequencer.faults.set(Fault("bad-root", at_step=0))
+    stack.sequencer.faults.set(Fault("silent-in-dispute"))
+    stack.verifier.faults.set(Fault("late", blocks=3))
+    had = stack.balance("verifier")
     stack.transfer("alice", "bob", 1)
     stack.step_until(posted(stack, 1))
-    stack.call("dave", "challenge", abi.ChallengeArgs(1, b"\x05" * 32), SETTINGS.challenger_bond)
-    true = stack.verifier.node.derivation.batches[1].computed_root
-    stack.call("carol", "challenge", abi.ChallengeArgs(1, true), SETTINGS.challenger_bond)
-    stack.step_until(lambda: batch(stack, 1).status == abi.REVERTED)
-    stack.step(3)
-    ours = [
-        d for d in stack.verifier.node.derivation.disputes.values() if d.challenger == address("verifier")
-    ]
-    assert ours
-    assert all(d.stage == abi.RESOLVED for d in ours), "won, or settled"
+    stack.call("carol", "challenge", abi.ChallengeArgs(1, b"\x05" * 32), SETTINGS.challenger_bond)
+    stack.step()
+    stack.step_until(lambda: dispute(stack).last_move + SETTINGS.dispute_clock < stack.height)
+    stack.call("carol", "timeout", abi.DisputeArgs(0))
+    stack.step()
+    assert batch(stack, 1).status == abi.REVERTED
+    stack.step(2)
+    assert stack.codes("settle", "verifier") == [""]
+    assert dispute(stack, 1).reason == "batch-reverted"
+    assert stack.balance("verifier") > had - SETTINGS.challenger_bond
 
 
 def test_a_sequencer_never_challenges_and_finalizes_no_strangers_lie(stack: Stack) -> None:
