@@ -105,9 +105,7 @@ def test_every_malleable_vector_differs_from_the_honest_signature_only_in_s() ->
     for name, multiple in (("s-plus-l", 1), ("s-plus-15l", 15)):
         key, text, signature = _item(name)
         assert (key, text, signature[:32]) == (public_key, message, honest[:32])
-        difference = int.from_bytes(signature[32:], "little") - int.from_bytes(
-            honest[32:], "little"
-        )
+        difference = int.from_bytes(signature[32:], "little") - int.from_bytes(honest[32:], "little")
         assert difference == multiple * L
 
 
@@ -169,9 +167,7 @@ def test_a_flipped_bit_of_the_signature_is_refused(message: bytes, bit: int) -> 
 
 @given(message=st.binary(min_size=1, max_size=64), data=st.data())
 @settings(max_examples=50)
-def test_a_flipped_bit_of_the_message_or_key_is_refused(
-    message: bytes, data: st.DataObject
-) -> None:
+def test_a_flipped_bit_of_the_message_or_key_is_refused(message: bytes, data: st.DataObject) -> None:
     signature = ALICE.sign(message)
     bit = data.draw(st.integers(0, len(message) * 8 - 1))
     changed = bytearray(message)
