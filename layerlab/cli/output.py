@@ -7,11 +7,10 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,8 @@ from rich.text import Text
 from layerlab.cli.amounts import show_amount
 
 WAIT_STYLE: Final = "cyan"
+PIPE_WIDTH: Final = 240
+"""Characters of a line where no terminal says how many: nothing is cut off in a file or a pipe."""
 
 
 class Output:
@@ -27,7 +28,8 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         # Made at each command: tests and pipes replace sys.stdout.
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        width = None if sys.stdout.isatty() else PIPE_WIDTH
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
         self.error_console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
     # --- results ---
@@ -66,11 +68,16 @@ class Output:
         table = Table(
             box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False, show_header=any(columns)
         )
-        for name in columns:
-            table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*(cell if isinstance(cell, Text) else escape(str(cell)) for cell in row))
-        self.console.print(table)
+        cells = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
+        widths = [max([len(name), *(row[i].cell_len for row in cells)]) for i, name in enumerate(columns)]
+        for i, name in enumerate(columns):
+            # Where there is too little room only the widest column gives way.
+            least = None if widths[i] == max(widths) else widths[i]
+            side: Literal["left", "right"] = "right" if name in right else "left"
+            table.add_column(name, justify=side, no_wrap=True, min_width=least)
+        for row in cells:
+            table.add_row(*row)
+        self.console.print(table, soft_wrap=False)
 
     def fields(self, pairs: Mapping[str, Any]) -> None:
         """Names and values, one pair a line; pairs whose value is None or empty are left out."""
