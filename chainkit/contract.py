@@ -161,12 +161,17 @@ class Storage:
         return value
 
     def set(self, key: bytes, value: bytes) -> None:
-        """Write ``value``; raises `Revert` if it is too large."""
+        """Write ``value``; raises `Revert` if it is too large.
+
+        The value before costs as much as if it were read: the witness of a one-step proof must show it.
+        """
         if len(value) > MAX_VALUE_BYTES:
             raise Revert("value_too_large", f"a storage value is at most {MAX_VALUE_BYTES} bytes")
+        place = storage_key(self._contract, key)
         if self._meter is not None:
             self._meter.charge(gas.WRITE + gas.VALUE_BYTE * len(value))
-        self._state.set(storage_key(self._contract, key), value)
+            self._meter.charge(gas.VALUE_BYTE * len(self._state.get(place)))
+        self._state.set(place, value)
 
     def load(self, key: bytes, kind: type[R]) -> R | None:
         """The record at ``key``, or None."""
