@@ -25,7 +25,11 @@ GENESIS_BATCH = 0
 
 
 class BridgeSettings(Record, frozen=True):
-    """What an upgrade may change."""
+    """What an upgrade may change.
+
+    ``max_move_delay`` is for how many L1 blocks in a row censoring leaders can leave a move out; ``dispute_clock``
+    is what each side has for all its answers of one dispute, that delay included.
+    """
 
     sequencer: Address
     admin: Address | None = None

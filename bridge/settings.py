@@ -18,6 +18,11 @@ MAX_INBOX_LIMIT = 4_096
 """Bounds the inbox reads of one submit_batch, whatever the settings."""
 PROOF_OVERHEAD_BYTES = 4 * 1024
 """A ``prove`` transaction beside its step and its witness: list proof, envelope, signature."""
+WITNESS_KEY_BYTES = 1_100
+"""One touched key in a witness: a leaf and 29 levels of the tree that it shares with no other key, 36 levels deep
+in all. An honest tree of n keys is about log2(n) deep; each level more costs an attacker twice the hashing."""
+UNMETERED_KEYS = 8
+"""Keys that a step touches before its contract does: sender, vault, block, supply, the contract's account."""
 
 _POSITIVE = (
     "proposer_bond",
@@ -33,6 +38,8 @@ _POSITIVE = (
     "max_inbox_per_batch",
     "min_deposit",
 )
+MAX_L2_TRANSACTION_GAS = gas.READ * (MAX_WITNESS_BYTES // WITNESS_KEY_BYTES - UNMETERED_KEYS)
+"""What bounds the keys that one L2 transaction touches, so that its witness has at most `MAX_WITNESS_BYTES`."""
 
 
 class SettingsError(ValueError):
@@ -91,6 +98,13 @@ def _check_times(settings: BridgeSettings) -> None:
             f"settings.{name} must exceed {needed}: moves of a side times max_move_delay",
         )
     longest = longest_dispute(settings)
+    # The opening is not on the clock; a move that ``max_move_delay`` blocks leave out is in the next one.
+    answers = (moves_of_a_side(settings) - 1) * (settings.max_move_delay + 1)
+    _require(
+        settings.dispute_clock >= answers,
+        f"settings.dispute_clock must be at least {answers}: "
+        "moves of a side after the opening, each max_move_delay blocks late",
+    )
     _require(
         settings.escape_timeout >= longest + settings.max_move_delay,
         f"settings.escape_timeout must be at least {longest + settings.max_move_delay}: "
@@ -138,4 +152,9 @@ def check_l2_genesis(l1: Genesis, l2: Genesis) -> tuple[Rules, Tree]:
     _require(l2.vault is not None, "l2_genesis.vault must be set: fees stay inside the escrow")
     _require(l2.time <= l1.time, "l2_genesis.time must not be later than L1's genesis")
     _require("messenger" in rules.contracts, "l2_genesis.contracts must have the messenger")
+    _require(
+        l2.fees.max_transaction_gas <= MAX_L2_TRANSACTION_GAS,
+        f"l2_genesis.fees.max_transaction_gas must be at most {MAX_L2_TRANSACTION_GAS}: "
+        "the witness of a step must fit a proof",
+    )
     return rules, tree

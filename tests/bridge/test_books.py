@@ -24,7 +24,7 @@ from chainkit.state import State, account_key
 
 PEOPLE = ("alice", "bob", "carol", "mallory", "verifier", "sequencer")
 SMALL = replace(
-    SETTINGS, challenge_window=7, dispute_clock=6, max_move_delay=1, escape_timeout=20, exit_window=20
+    SETTINGS, challenge_window=7, dispute_clock=8, max_move_delay=1, escape_timeout=24, exit_window=24
 )
 
 

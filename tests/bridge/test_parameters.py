@@ -32,8 +32,9 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("challenge_window", {"challenge_window": MOVES * SETTINGS.max_move_delay}),
     ("dispute_clock", {"dispute_clock": MOVES * SETTINGS.max_move_delay}),
     ("challenge_window", {"max_move_delay": 3}),
-    ("escape_timeout", {"escape_timeout": 12 + 22 + 1}),
-    ("exit_window", {"exit_window": 12 + 22}),
+    ("dispute_clock", {"dispute_clock": (MOVES - 1) * (SETTINGS.max_move_delay + 1) - 1}),
+    ("escape_timeout", {"escape_timeout": 12 + 24 + 1}),
+    ("exit_window", {"exit_window": 12 + 24}),
     ("sequencer", {"sequencer": bytes(32)}),
     ("sequencer", {"sequencer": b"\x01" + bytes(31)}),
     ("admin", {"admin": bytes(32)}),
@@ -56,7 +57,7 @@ def test_bad_settings_are_named_at_genesis_and_as_an_upgrade(name: str, change: 
 
 def test_the_bounds_themselves_are_accepted() -> None:
     check_settings(
-        replace(SETTINGS, challenge_window=11, escape_timeout=11 + 22 + 2, exit_window=11 + 22 + 1)
+        replace(SETTINGS, challenge_window=11, escape_timeout=11 + 24 + 2, exit_window=11 + 24 + 1)
     )
     check_settings(replace(SETTINGS, admin=None, exit_window=1))
     check_settings(abi.BridgeSettings(sequencer=address("sequencer")))
@@ -92,6 +93,7 @@ def test_l2_geneses_that_cannot_be_a_rollup() -> None:
         ("vault", replace(l2, vault=bytes(32))),
         ("time", replace(l2, time=1)),
         ("messenger", replace(l2, contracts=[])),
+        ("max_transaction_gas", replace(l2, fees=FeeParameters())),
         ("slot_ms", replace(l2, slot_ms=0)),
     ):
         with pytest.raises(GenesisError, match=match):
@@ -117,8 +119,8 @@ NEW = replace(
     min_deposit=5,
     bisection=2,
     challenge_window=17,
-    dispute_clock=20,
-    escape_timeout=60,
+    dispute_clock=21,
+    escape_timeout=62,
     exit_window=60,
 )
 

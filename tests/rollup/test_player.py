@@ -42,7 +42,8 @@ def transfers(count: int, start: int = 0) -> list[bytes]:
 def world_with(count: int, lie_at: int | None, bisection: int = 4) -> tuple[Followed, Posted]:
     """A world whose batch 1 has ``count`` steps: BeginBlock, a deposit, a withdrawal, transfers."""
     # A shorter move delay lets the small window hold the many moves of a binary cut.
-    world = Followed(msgspec.structs.replace(SETTINGS, bisection=bisection, max_move_delay=1))
+    longer = {"dispute_clock": 14, "escape_timeout": 41}  # halving takes more moves
+    world = Followed(msgspec.structs.replace(SETTINGS, bisection=bisection, max_move_delay=1, **longer))
     lie = None if lie_at is None else steal_at(lie_at)
     if count < 4:
         return world, world.post((0, transfers(count - 1)), lie=lie)

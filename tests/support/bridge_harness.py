@@ -41,7 +41,7 @@ SETTINGS = abi.BridgeSettings(
     proposer_bond=1_000_001,
     challenger_bond=500_001,
     challenge_window=12,
-    dispute_clock=11,
+    dispute_clock=12,
     max_move_delay=2,
     inclusion_delay=5,
     sequencer_timeout=20,
@@ -65,7 +65,8 @@ def accounts(names: Iterable[str], funds: int) -> list[GenesisAccount]:
 def l2_genesis() -> Genesis:
     messenger = GenesisContract("messenger", "rollup.messenger:Messenger", encode(NoArgs()))
     people = accounts(("alice", "bob", "mallory"), L2_FUNDS)
-    return Genesis(L2_CHAIN, "l2", 0, 1000, 2, True, FeeParameters(), people, [], [messenger], VAULT)
+    fees = FeeParameters(max_transaction_gas=250_000)
+    return Genesis(L2_CHAIN, "l2", 0, 1000, 2, True, fees, people, [], [messenger], VAULT)
 
 
 def l1_genesis(
