@@ -17,7 +17,7 @@ up: $(RUN_STAMP) ## Start a devnet that stays up until Ctrl-C
 	$(BIN)/layerlab up $(ARGS)
 
 test: $(DEV_STAMP) ## Run all tests but the demo
-	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(DEV_STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
