@@ -159,11 +159,15 @@ class ValidatorSet(Record, frozen=True):
         return self.total > 0 and 3 * stake >= 2 * self.total
 
     def leader(self, seed: Bytes32, slot: int) -> Address | None:
-        """The leader of a slot, drawn by stake from a seed that no leader can vary. None if empty."""
+        """The leader of a slot, drawn by stake from a seed that no leader can vary. None if empty.
+
+        The draw is scaled to the total, not reduced modulo it: seeds are known, and a gwei more of stake must
+        not draw every slot of an era anew for whoever tries a thousand amounts.
+        """
         total = self.total
         if total == 0:
             return None
-        draw = int.from_bytes(sha256(seed + slot.to_bytes(8, "big")).digest(), "big") % total
+        draw = int.from_bytes(sha256(seed + slot.to_bytes(8, "big")).digest(), "big") * total >> 256
         for validator in self.validators:
             if draw < validator.stake:
                 return validator.address

@@ -47,7 +47,8 @@ def _play(
             count += 1
             if count == crash:
                 engine = script.engine(voted=disk.voted, final=disk.final, certificate=disk.certificate)
-                engine.on_blocks(disk.pending(), now)
+                for found in engine.on_blocks(disk.pending(), now):
+                    disk.perform(found)
                 step = max(0, step - 8)
                 break
             disk.perform(action)
