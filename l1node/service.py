@@ -16,6 +16,7 @@ import httpx
 from chainkit.api import chain_router
 from chainkit.chain import Chain
 from chainkit.clock import Clock
+from chainkit.fault_api import DEVNET_TOKEN, check_fault_token, fault_router
 from chainkit.genesis import Genesis
 from chainkit.keys import KeyPair
 from chainkit.options import data_directory, make_clock, read_genesis, read_key, run_options, service_parser
@@ -24,7 +25,7 @@ from chainkit.store import Store
 from l1node.byzantine import ByzantineEngine
 from l1node.checkpoint import Checkpoint, parse_checkpoint
 from l1node.engine import Engine
-from l1node.faults import DEVNET_TOKEN, FaultSwitch, check_fault_token, fault_router
+from l1node.faults import FaultSwitch
 from l1node.gossip import Gossip
 from l1node.node import ROLE, L1Node
 from l1node.p2p_api import p2p_router
@@ -136,7 +137,7 @@ async def create(
     if fault_token is not None:
         assert isinstance(node.engine, ByzantineEngine)
         node.faults = FaultSwitch(node.engine, chain.genesis)
-        app.include_router(fault_router(node.faults, fault_token))
+        app.include_router(fault_router(node.faults, fault_token, {"name": "double-vote"}))
     tasks = [
         ("consensus", node.run),
         ("gossip", node.gossip.run),

@@ -17,8 +17,8 @@ import psutil
 import pytest
 from l1_devnet import l1_genesis
 
+from chainkit.fault_api import DEVNET_TOKEN
 from chainkit.genesis import genesis_to_json
-from l1node.faults import DEVNET_TOKEN
 
 SLOT_MS = 250
 DEADLINE = 25.0
