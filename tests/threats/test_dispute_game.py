@@ -131,8 +131,8 @@ def test_resolve_is_bottom_up_and_terminal() -> None:
     world.refused("dispute_resolved", "mallory", "settle", abi.DisputeArgs(above))
     for index in (1, 2):
         world.refused("batch_reverted", "judy", "finalize", abi.BatchArgs(index))
-        args = abi.ChallengeArgs(index, b"\x09" * 32)
-        world.refused("not_pending", "judy", "challenge", args, SETTINGS.challenger_bond)
+        again = abi.ChallengeArgs(index, b"\x09" * 32)
+        world.refused("not_pending", "judy", "challenge", again, SETTINGS.challenger_bond)
     world.wait(3 * SETTINGS.dispute_clock)
     assert world.dispute(dispute) == verdict
     assert [world.batch(i).status for i in (1, 2)] == [abi.REVERTED] * 2
