@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -228,6 +229,15 @@ def test_down_does_not_kill_the_process_that_has_an_old_pid(devnet: StubDevnet) 
         stranger.wait()
 
 
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """Python's own handler for SIGINT, whatever a test before this one left there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_raises")
 def test_ctrl_c_waits_until_the_stop_is_whole() -> None:
     steps = []
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - where it comes from is the point
