@@ -151,7 +151,7 @@ def invalid() -> dict[str, bytes]:
     """Every way not to be a transaction that may run after alice's nonce 1."""
     good = l2_transfer("alice", 1, "bob", 5)
     body = SignedTransaction.decode(good).body
-    fields = decode(list[object], good)  # type: ignore[type-abstract]
+    fields = decode(list[object], good)
     return {
         "empty": b"",
         "bytes": b"\xff" * 40,
