@@ -1,6 +1,8 @@
 """Money out of nothing, twice, or from whom it is not: forged claims, deposits, debits and double starts."""
 
 from collections.abc import Callable, Iterator
+from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -38,7 +40,7 @@ from chainkit.codec import CodecError, decode, encode
 from chainkit.contract import NoArgs, Revert
 from chainkit.execution import SupplyViolation, environment, system_context
 from chainkit.genesis import GenesisContract, GenesisError, genesis_state
-from chainkit.merkle import ProofError, verify_proof
+from chainkit.merkle import ProofError, Tree, key_hash, verify_proof
 from chainkit.state import State, account_key, contract_address
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 from l1node.staking import Staking, StakingParams
@@ -144,6 +146,54 @@ def test_bnb_extra_field(final: tuple[World, Posted]) -> None:
     for proof in attempts:
         refused_in_fork(world, replace(good, proof=proof), "bad_proof")
     world.fork().ok("mallory", "claim", good)
+
+
+# --- Dragonberry, inner nodes -----------------------------------------------------------------------------------
+
+
+def answers(root: bytes, key: bytes, proof: bytes) -> list[bytes | None]:
+    try:
+        return [verify_proof(root, key, proof)]
+    except ProofError:
+        return []
+
+
+def test_dragonberry_forged_absence() -> None:
+    """Dragonberry 2022: of every proof, cut, spliced or of a neighbour, none says that what is there is not."""
+    content = {b"key/%d" % n: b"value/%d" % n for n in range(24)}
+    tree = Tree().update(content)
+    keys = [*content, *(b"absent/%d" % n for n in range(12))]
+    single = {key: tree.prove([key]) for key in keys}
+    pool = [*single.values(), b"\x04", b"\x02" + tree.root, tree.prove([]), tree.prove(content)]
+    pool += [tree.prove(pair) for pair in pairwise(keys)]
+    pool += [forged for key in keys[::4] for forged in mangled(single[key])]
+    for key in keys:
+        for proof in pool:
+            said = answers(tree.root, key, proof)
+            assert said in ([], [content.get(key)]), (key, proof)
+        assert answers(tree.root, key, single[key]) == [content.get(key)]
+
+
+def test_cve_2017_12842_inner_node_as_a_leaf() -> None:
+    """A value made of what an inner node hashes, and a leaf made of two child hashes, prove nothing of the tree."""
+    small = Tree().update({b"a": b"1", b"b": b"2"})
+    header, left, right = tokens(small.prove([b"a", b"b"]))
+    hashes = [Tree.from_proof(leaf, leaf_root(leaf)).root for leaf in (left, right)]
+    inner = header[1:] + b"".join(hashes)
+    for value in (inner, b"\x01" + inner, b"".join(hashes), *hashes):
+        for key in (b"a", b"b", b"c"):
+            assert Tree().update({key: value}).root != small.root
+            leaf = b"\x03" + key_hash(key) + len(value).to_bytes(4, "big") + value
+            assert answers(small.root, key, leaf) == []
+    forged = b"\x00" + b"".join(hashes)  # a leaf whose place and value are the two children
+    for key in (b"a", b"b", b"c"):
+        assert answers(small.root, key, forged) == []
+
+
+def leaf_root(leaf: bytes) -> bytes:
+    """The hash of an encoded leaf, by the format's own words."""
+    value_hash = sha256(b"\x03" + leaf[37:]).digest()
+    return sha256(b"\x00" + leaf[1:33] + value_hash).digest()
 
 
 def test_polygon_223_exits(final: tuple[World, Posted]) -> None:
