@@ -76,8 +76,8 @@ def test_doubleup_unfinalized_rollback(depth: int) -> None:
     first = script.chain_of([1, 2, 3])
     follow(first)
     orphans, parent = [], first[-1]
-    for i in range(depth):  # notarized, one by one, never three slots in a row
-        parent = script.block(parent, 5 + 2 * i, [deposit(script.chain, parent, "alice", 10**6 + i)])
+    for i in range(depth):  # notarized, in pairs of slots, never three in a row
+        parent = script.block(parent, 5 + i + i // 2, [deposit(script.chain, parent, "alice", 10**6 + i)])
         orphans.append(parent)
     follow(orphans)
     assert derivation.inbox == []

@@ -161,9 +161,14 @@ def test_selfdestruct_supply(vault: bytes | None, proposer: bytes, to: bytes) ->
         assert_books(tip)
 
 
-def test_selfdestruct_supply_violation_stops_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check itself works: a transfer that credits and forgets to debit does not get past it."""
-    monkeypatch.setattr("chainkit.contract.debit", lambda *_: None)
+@pytest.mark.parametrize(
+    "forgotten", ["chainkit.contract.debit", "chainkit.contract._add", "chainkit.execution._add"]
+)
+def test_selfdestruct_supply_violation_stops_the_node(
+    monkeypatch: pytest.MonkeyPatch, forgotten: str
+) -> None:
+    """The check itself works: a debit, a credit or a fee that is forgotten does not get past it."""
+    monkeypatch.setattr(forgotten, lambda *_: None)
     chain = Chain(make_genesis())
     with pytest.raises(SupplyViolation):
         chain.build(chain.genesis_block, 1, STRANGER.address, [transfer(ALICE, 0, BOB.address, 7)])
