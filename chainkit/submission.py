@@ -111,7 +111,7 @@ def read_json(genesis: Genesis, rules: Rules, body: bytes) -> SignedTransaction 
 def _read_signed(rules: Rules, value: dict[str, Any]) -> SignedTransaction:
     value = dict(value)
     stated = value.pop("hash", None)  # what GET shows can be sent again as it is
-    value["action"] = _with_encoded_args(rules, value.get("action"), names=False)
+    value["action"] = _with_encoded_args(rules, value.get("action"), devnet=None)
     tx = SignedTransaction.from_json(value)
     if stated is not None and parse_hex(stated, "hash", 32) != tx.id:
         raise CodecError("hash is not the hash of this transaction")
@@ -128,7 +128,7 @@ def _read_dev(genesis: Genesis, rules: Rules, value: dict[str, Any]) -> DevReque
         raise CodecError(f"unknown field {unknown[0]!r}; known are from, action, {', '.join(numbers)}")
     if "action" not in value:
         raise CodecError("field 'action' is missing")
-    action = from_json(_Action, {"action": _with_encoded_args(rules, value["action"], names=True)}).action
+    action = from_json(_Action, {"action": _with_encoded_args(rules, value["action"], devnet=genesis)}).action
     nonce, gas_limit, max_fee, tip = (_optional_int(value, name) for name in numbers)
     return DevRequest(key, action, nonce, gas_limit, max_fee, tip)
 
@@ -152,13 +152,8 @@ def _optional_int(value: dict[str, Any], name: str) -> int | None:
 
 def dev_key(genesis: Genesis, name: Any) -> KeyPair:
     """The well-known key of a name: the usual ones, and any that this genesis funds. Raises `Problem`."""
-    try:
-        key = dev_keypair(name)
-    except InvalidDevNameError:
-        key = None
-    if key is None or not (
-        is_dev_address(key.address) or any(account.address == key.address for account in genesis.accounts)
-    ):
+    key = _dev_key_or_none(genesis, name)
+    if key is None:
         raise Problem(
             422,
             "unknown_dev_account",
@@ -169,18 +164,27 @@ def dev_key(genesis: Genesis, name: Any) -> KeyPair:
     return key
 
 
-def _with_encoded_args(rules: Rules, action: Any, *, names: bool) -> Any:
-    """Replace what people write (arguments as an object, on a devnet names for addresses) by plain hex."""
+def _dev_key_or_none(genesis: Genesis, name: Any) -> KeyPair | None:
+    try:
+        key = dev_keypair(name)
+    except InvalidDevNameError:
+        return None
+    funded = any(account.address == key.address for account in genesis.accounts)
+    return key if funded or is_dev_address(key.address) else None
+
+
+def _with_encoded_args(rules: Rules, action: Any, *, devnet: Genesis | None) -> Any:
+    """Replace what people write (arguments as an object, names of ``devnet`` for addresses) by plain hex."""
     if not isinstance(action, dict):
         return action
-    if action.get("type") == "transfer" and names:
-        return {**action, "to": _address_of(action.get("to"))}
+    if action.get("type") == "transfer" and devnet:
+        return {**action, "to": _address_of(devnet, action.get("to"))}
     if action.get("type") != "call":
         return action
     method = _method(rules, action.get("contract"), action.get("method"))
     action = {"args": {}, "value": 0, **action}
     if isinstance(action["args"], dict):
-        args = _with_addresses(method, action["args"]) if names else action["args"]
+        args = _with_addresses(devnet, method, action["args"]) if devnet else action["args"]
         try:
             action["args"] = "0x" + encode(from_json(method.args, args)).hex()
         except CodecError as error:
@@ -201,7 +205,7 @@ def _method(rules: Rules, contract: Any, name: Any) -> Method:
     return method
 
 
-def _with_addresses(method: Method, args: dict[str, Any]) -> dict[str, Any]:
+def _with_addresses(devnet: Genesis, method: Method, args: dict[str, Any]) -> dict[str, Any]:
     info = mi.type_info(method.args)
     assert isinstance(info, mi.StructType)
     addresses = {
@@ -209,18 +213,15 @@ def _with_addresses(method: Method, args: dict[str, Any]) -> dict[str, Any]:
         for field in info.fields
         if isinstance(field.type, mi.BytesType) and field.type.min_length == 32
     }
-    return {name: _address_of(value) if name in addresses else value for name, value in args.items()}
+    return {name: _address_of(devnet, value) if name in addresses else value for name, value in args.items()}
 
 
-def _address_of(value: Any) -> Any:
+def _address_of(devnet: Genesis, value: Any) -> Any:
     """A well-known name to its address; anything else as it is."""
     if not isinstance(value, str) or value.startswith("0x"):
         return value
-    try:
-        address = dev_keypair(value).address
-    except InvalidDevNameError:
-        return value
-    return "0x" + address.hex() if is_dev_address(address) else value
+    key = _dev_key_or_none(devnet, value)
+    return value if key is None else "0x" + key.address.hex()
 
 
 # --- checking and filling in ------------------------------------------------------------------------------

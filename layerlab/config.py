@@ -49,6 +49,12 @@ def default_settings(**changes: Any) -> BridgeSettings:
     return BridgeSettings(**{**chosen, **changes})
 
 
+def student_names(count: int) -> tuple[str, ...]:
+    """``student-01``, ``student-02``, ...: names of further accounts, all of one width."""
+    width = max(2, len(str(count)))
+    return tuple(f"student-{number:0{width}}" for number in range(1, count + 1))
+
+
 def with_window(settings: BridgeSettings, window: int) -> BridgeSettings:
     """The same with another challenge window (L1 blocks), and what else must change for the bridge to accept it.
 
@@ -72,7 +78,8 @@ class DevnetConfig:
     """Times in ms: ``slot_ms`` is L1's, ``block_ms`` the least between L2 blocks. Amounts in gwei.
 
     ``ports`` by service; empty means the usual ones. ``accounts`` are the names of further well-known
-    accounts, funded as alice is. ``l1_fund`` and ``l2_fund`` are what each account starts with,
+    accounts, funded as alice is. ``containers``: each service is a container and is reached by its name, not a
+    process of this machine. ``l1_fund`` and ``l2_fund`` are what each account starts with,
     ``operator_fund`` what the sequencer and the verifier have on L1, ``stake`` each validator's.
 
     Raises `DevnetError` naming the first value that cannot work.
@@ -93,11 +100,14 @@ class DevnetConfig:
     l2_fund: int = 100 * COIN
     operator_fund: int = 100_000 * COIN
     stake: int = 1_000 * COIN
+    containers: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "accounts", tuple(self.accounts))
         _check_integers(self)
         _check_accounts(self.accounts)
+        if type(self.containers) is not bool:
+            raise DevnetError("containers must be true or false")
         if self.l1_chain_id == self.l2_chain_id:
             raise DevnetError(f"both chains have the id {self.l1_chain_id}; give them different ones")
         if (
@@ -110,6 +120,9 @@ class DevnetConfig:
             check_settings(self.settings)
         except SettingsError as error:
             raise DevnetError(str(error)) from None
+        for bond in ("proposer_bond", "challenger_bond"):
+            if getattr(self.settings, bond) > self.operator_fund:
+                raise DevnetError(f"{bond} is more than the operators' {self.operator_fund} gwei; give less")
         if not self.ports:
             object.__setattr__(self, "ports", self._ports_from(FIRST_PORT))
         _check_ports(self)
@@ -134,7 +147,7 @@ class DevnetConfig:
         """The address of a service. Raises `DevnetError` for a name that is none."""
         if service not in self.ports:
             raise DevnetError(f"no service {service!r}; there are: {', '.join(self.services)}")
-        return f"http://{HOST}:{self.ports[service]}"
+        return f"http://{service if self.containers else HOST}:{self.ports[service]}"
 
     @property
     def l1_urls(self) -> list[str]:

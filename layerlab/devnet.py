@@ -20,6 +20,7 @@ from chainkit.codec import decode
 from chainkit.genesis import Genesis, GenesisError, genesis_from_json, genesis_to_json
 from layerlab import archive
 from layerlab.config import DevnetConfig, DevnetError
+from layerlab.containers import NOT_OURS, ContainerSupervisor
 from layerlab.devtime import DevnetTime
 from layerlab.genesis import make_l1_genesis, make_l2_genesis
 from layerlab.layout import DEFAULT_DIRECTORY as DEFAULT_DIRECTORY
@@ -33,8 +34,17 @@ FIRST_SLOT_MS: Final = 500
 WATCH_SECONDS: Final = 0.5
 
 
+def first_slot_ms() -> int:
+    """When slot 0 of a chain that is made now begins (unix ms)."""
+    return int(time.time() * 1000) + FIRST_SLOT_MS
+
+
 class Devnet:
-    """One devnet. ``with_parent``: its services end with this process."""
+    """One devnet. ``with_parent``: its services end with this process.
+
+    Of one whose services are containers the files, the time and the status are here; whatever would start, stop
+    or delete a service raises `DevnetError`.
+    """
 
     supervisor_type: type[Supervisor] = Supervisor
 
@@ -43,7 +53,8 @@ class Devnet:
         self.config = config
         self.time = DevnetTime(self.layout)
         self.genesis_hash = ""
-        self.supervisor = self.supervisor_type(config, self.layout, with_parent=with_parent)
+        kind = ContainerSupervisor if config.containers else self.supervisor_type
+        self.supervisor = kind(config, self.layout, with_parent=with_parent)
         self._guard = threading.RLock()
         self._depth = 0
 
@@ -57,8 +68,7 @@ class Devnet:
     def create(cls, directory: Path, config: DevnetConfig, *, with_parent: bool = False) -> Self:
         """Make a new devnet in an empty or missing directory. Raises `DevnetError`."""
         devnet = cls(directory, config, with_parent=with_parent)
-        now = time.time()
-        time_ms = int(now * 1000) + FIRST_SLOT_MS
+        now, time_ms = time.time(), first_slot_ms()
         genesis = make_l1_genesis(config, time_ms)
         with devnet._locked():
             devnet.layout.require_vacant()
@@ -130,6 +140,7 @@ class Devnet:
             return
         with layout.locked():
             if layout.exists:
+                _require_processes(layout)
                 end_all(find_services(layout).values())
             layout.remove()
 
@@ -164,8 +175,7 @@ class Devnet:
 
     def change_ports(self, config: DevnetConfig) -> None:
         """Take over the ports of ``config``. Raises `DevnetError` if the devnet is up."""
-        with self._locked():
-            self.reload()
+        with self._at_work():
             if self.is_running:
                 raise DevnetError("the devnet is up; to change its ports stop it first with layerlab down")
             self._configure(replace(self.config, ports=config.ports))
@@ -189,10 +199,18 @@ class Devnet:
                     self._depth -= 1
 
     @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Nobody else starts or stops; what we know is up to date. Raises `DevnetError` for containers."""
+        if self.config.containers:
+            raise DevnetError(NOT_OURS)
+        with self._locked():
+            self.reload()
+            yield
+
+    @contextmanager
     def exclusive(self) -> Iterator[None]:
         """As a snapshot needs it: nobody else starts, stops or warps. Raises `DevnetError`."""
-        with self.layout.locked("clock"), self._locked():
-            self.reload()
+        with self.layout.locked("clock"), self._at_work():
             yield
 
     def genesis(self) -> Genesis:
@@ -219,8 +237,7 @@ class Devnet:
         Raises `DevnetError` with nothing left running.
         """
         names = list(self.config.services if services is None else services)
-        with self._locked():
-            self.reload()
+        with self._at_work():
             if self.is_running:
                 raise DevnetError(
                     "the devnet is up already; see layerlab status, or stop it with layerlab down"
@@ -245,8 +262,7 @@ class Devnet:
 
     def down(self, progress: Progress = nothing) -> list[str]:
         """Stop time, then every service; their data stays. Returns the names of those that ran."""
-        with self._locked():
-            self.reload()
+        with self._at_work():
             return self.halt(progress)
 
     def halt(self, progress: Progress) -> list[str]:
@@ -284,8 +300,7 @@ class Devnet:
 
     def restart(self, name: str, progress: Progress = nothing) -> None:
         """Start one service (again) and return when it is ready. Raises `DevnetError`."""
-        with self._locked():
-            self.reload()
+        with self._at_work():
             self.supervisor.require_known(name)
             if not self.is_running:
                 raise DevnetError("the devnet is down; start it with layerlab up")
@@ -297,15 +312,13 @@ class Devnet:
 
     def kill(self, name: str) -> None:
         """SIGKILL one service. Raises `DevnetError` if it does not run."""
-        with self._locked():
-            self.reload()
+        with self._at_work():
             self.supervisor.kill(name)
             self.save()
 
     def delete_data(self, name: str) -> None:
         """Delete a stopped service's data directory. Raises `DevnetError`."""
-        with self._locked():
-            self.reload()
+        with self._at_work():
             self.supervisor.require_known(name)
             if self.supervisor.alive(name):
                 raise DevnetError(f"{name} is running; stop it first")
@@ -348,10 +361,9 @@ class Devnet:
         """L1's final height at the first validator that answers. Raises `DevnetError` if none does."""
         with httpx.Client(timeout=2.0, trust_env=False) as http:
             for name in self.config.validator_names:
-                if self.supervisor.alive(name):
-                    answer = _ask(http, self.config.url(name))
-                    with suppress(KeyError, TypeError, ValueError):
-                        return int(answer["heads"]["finalized"]["height"])
+                answer = _ask(http, self.config.url(name))
+                with suppress(KeyError, TypeError, ValueError):
+                    return int(answer["heads"]["finalized"]["height"])
         raise DevnetError("no validator answers; start the devnet with layerlab up")
 
     # --- time ---
@@ -409,6 +421,16 @@ def _read_mark(layout: Layout) -> tuple[DevnetConfig, str, Mapping[str, Running]
         raise DevnetError(
             f"{str(layout.mark)!r} cannot be read ({reason}); start anew with layerlab up --fresh"
         ) from None
+
+
+def _require_processes(layout: Layout) -> None:
+    """Raises `DevnetError` if the services are containers. A mark that cannot be read is no reason to stay."""
+    try:
+        config, _, _ = _read_mark(layout)
+    except DevnetError:
+        return
+    if config.containers:
+        raise DevnetError(NOT_OURS)
 
 
 def _ask(http: httpx.Client, url: str) -> dict[str, Any]:

@@ -45,6 +45,11 @@ class DevnetTime:
         except ClockError as error:
             raise DevnetError(str(error)) from None
 
+    def begin(self) -> None:
+        """Let time run if it stands; if it runs already, it goes on as it does."""
+        if self.schedule()[-1].rate == 0.0:
+            self.set_rate(1.0)
+
     def schedule(self) -> Schedule:
         """What the file says."""
         try:

@@ -28,7 +28,15 @@ PARTS: Final = ("data", "genesis")
 LOCK_SECONDS: Final = 20.0
 """How long a command waits for another one to be done with the directory."""
 _OWN: Final = (*PARTS, "logs", ".restoring")
-_OWN_FILES: Final = ("clock.json", "clock.json.lock", "clock.json.tmp", "clock.lock", MARK + ".new", MARK)
+_OWN_FILES: Final = (
+    "clock.json",
+    "clock.json.lock",
+    "clock.json.tmp",
+    "clock.lock",
+    "fault-token",
+    MARK + ".new",
+    MARK,
+)
 _KEPT: Final = ("snapshots", "devnet.lock")
 
 
@@ -54,6 +62,11 @@ class Layout:
     @property
     def clock_file(self) -> Path:
         return self.directory / "clock.json"
+
+    @property
+    def fault_token_file(self) -> Path:
+        """For services in containers; only the owner reads it."""
+        return self.directory / "fault-token"
 
     @property
     def snapshots(self) -> Path:

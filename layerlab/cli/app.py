@@ -5,7 +5,7 @@ Responsible for putting the groups together. Must not know what any verb does.
 
 import typer
 
-from layerlab.cli import bridge, chain, disputes, faults, keys, snapshots, stack, withdraw
+from layerlab.cli import bridge, chain, disputes, faults, genesis, keys, snapshots, stack, withdraw
 from layerlab.cli.common import LayerlabGroup
 from layerlab.demo.command import demo_command
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 
 stack.register(app)
+genesis.register(app)
 snapshots.register(app)
 chain.register(app)
 bridge.register(app)

@@ -10,7 +10,7 @@ import typer
 
 from chainkit.client import ApiError, ChainClient
 from chainkit.codec import CodecError, parse_hex
-from chainkit.keys import DEV_ACCOUNTS, dev_keypair
+from chainkit.keys import DEV_ACCOUNTS, dev_keypair, is_dev_address
 from chainkit.store import StoredEvent
 from chainkit.transaction import Transfer
 from layerlab.cli import signing
@@ -60,8 +60,10 @@ async def accounts(session: Session) -> None:
     clients["l2"] = session.client(session.network.service("sequencer"))
     found: list[dict[str, Any]] = []
     await session.require_devnet(clients["l1"], "accounts")
-    for name in DEV_ACCOUNTS:
-        address = dev_keypair(name).address
+    people = {name: dev_keypair(name).address for name in DEV_ACCOUNTS}
+    genesis = await clients["l1"].genesis()
+    others = {a.name: a.address for a in genesis.accounts if a.name and is_dev_address(a.address) is None}
+    for name, address in {**people, **dict(sorted(others.items()))}.items():
         entry: dict[str, Any] = {"name": name, "address": "0x" + address.hex()}
         for chain, client in clients.items():
             entry[chain] = await _balance_or_none(chain, address, client)

@@ -19,7 +19,14 @@ from typer.core import TyperGroup
 from chainkit.client import ChainClient
 from chainkit.codec import CodecError, parse_hex
 from chainkit.genesis import Genesis, GenesisError, genesis_from_json
-from chainkit.keys import DEV_ACCOUNTS, InvalidDevNameError, dev_keypair, is_dev_address, is_valid_address
+from chainkit.keys import (
+    DEV_ACCOUNTS,
+    InvalidDevNameError,
+    KeyPair,
+    dev_keypair,
+    is_dev_address,
+    is_valid_address,
+)
 from layerlab.cli import errors
 from layerlab.cli.amounts import AmountError, parse_positive
 from layerlab.cli.errors import CommandError
@@ -213,8 +220,24 @@ class Session:
             return hex_address(who)
         if looks_like_file(who):
             return key_file_address(Path(who))
-        await self.require_devnet(client, who)
-        return dev_address(who)
+        return (await self.dev_key(client, who)).address
+
+    async def dev_key(self, client: ChainClient, name: str) -> KeyPair:
+        """The well-known key of a name: the usual ones, and any that the chain's genesis funds.
+
+        Raises `CommandError` for a name that nobody has, or if the chain is no devnet.
+        """
+        await self.require_devnet(client, name)
+        try:
+            key = dev_keypair(name)
+        except InvalidDevNameError:
+            raise _nobody(name) from None
+        if is_dev_address(key.address):
+            return key
+        funded = (await client.genesis()).accounts
+        if all(account.address != key.address for account in funded):
+            raise _nobody(name)
+        return key
 
     async def require_devnet(self, client: ChainClient, who: str) -> None:
         """Names stand for keys that everyone knows: on a real chain they must mean nothing."""
@@ -236,20 +259,13 @@ def hex_address(text: str) -> bytes:
     return address
 
 
-def dev_address(name: str) -> bytes:
-    """The address behind a devnet name. Raises `CommandError` for a name that nobody has."""
-    try:
-        address = dev_keypair(name).address
-    except InvalidDevNameError:
-        address = b""
-    if is_dev_address(address) is None:
-        raise CommandError(
-            f"nobody is called {name[:80]!r}; there are {', '.join(DEV_ACCOUNTS)} and validator-0 to -31, "
-            "or give a 0x address or a key file",
-            "unknown_account",
-            known=list(DEV_ACCOUNTS),
-        )
-    return address
+def _nobody(name: str) -> CommandError:
+    return CommandError(
+        f"nobody is called {name[:80]!r}; layerlab accounts shows who there is, besides validator-0 to -31; "
+        "or give a 0x address or a key file",
+        "unknown_account",
+        known=list(DEV_ACCOUNTS),
+    )
 
 
 def looks_like_file(text: str) -> bool:
@@ -357,7 +373,11 @@ def _report_usage(error: Exception, words: list[str]) -> int:
     message = re.sub(
         r" \(env var: '[A-Z0-9_]+'\)", "", str(getattr(error, "format_message", error.__str__)())
     )
-    context = getattr(error, "ctx", None)
+    context, option = getattr(error, "ctx", None), getattr(error, "param", None)
+    if context and option and getattr(option, "envvar", None):
+        source = context.get_parameter_source(option.name)
+        if source and source.name == "ENVIRONMENT":  # name what the user set
+            message = message.replace(f"'{option.opts[0]}'", str(option.envvar), 1)
     if type(error).__name__ == "NoArgsIsHelpError":
         print(message)
         return 2

@@ -12,11 +12,11 @@ from typing import Final
 
 from chainkit.client import ApiError, ChainClient, ReceiptInfo
 from chainkit.fees import call_gas, transfer_gas
-from chainkit.keys import KeyPair, dev_keypair
+from chainkit.keys import KeyPair
 from chainkit.keystore import load_key
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 from layerlab.cli.amounts import show_amount
-from layerlab.cli.common import Session, dev_address, looks_like_file
+from layerlab.cli.common import Session, looks_like_file
 from layerlab.cli.errors import CommandError
 from layerlab.cli.output import Waiting, short
 
@@ -33,9 +33,7 @@ async def signer(session: Session, client: ChainClient, who: str) -> KeyPair:
         )
     if looks_like_file(who):
         return load_key(Path(who), passphrase(f"passphrase of {who}: "))
-    await session.require_devnet(client, who)
-    dev_address(who)
-    return dev_keypair(who)
+    return await session.dev_key(client, who)
 
 
 def passphrase(prompt: str, *, twice: bool = False) -> str:

@@ -7,18 +7,19 @@ Responsible for options, the banner and showing progress. Must not know how serv
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import httpx
 import typer
 
 from chainkit.keys import dev_keypair
+from layerlab.cli import settings
 from layerlab.cli.amounts import show_amount
 from layerlab.cli.common import Session, verb
 from layerlab.cli.errors import CommandError
 from layerlab.cli.output import blocks, duration
-from layerlab.config import DevnetConfig, with_window
+from layerlab.config import DevnetConfig
 from layerlab.devnet import Devnet
 from layerlab.layout import DEFAULT_DIRECTORY
 from layerlab.warp import WarpStep
@@ -73,25 +74,13 @@ def up(
             help="The first validator's port (8545).",
         ),
     ] = None,
-    validators: Annotated[
-        int | None,
-        typer.Option("--validators", envvar="LAYERLAB_VALIDATORS", min=1, max=32, help="Default 4."),
-    ] = None,
-    slot_ms: Annotated[
-        int | None,
-        typer.Option(
-            "--slot-ms", envvar="LAYERLAB_SLOT_MS", min=50, max=60_000, help="L1 slot, in ms. Default 1000."
-        ),
-    ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(
-            "--window",
-            envvar="LAYERLAB_WINDOW",
-            min=1,
-            help="The challenge window, in L1 blocks. Default 100.",
-        ),
-    ] = None,
+    validators: settings.Validators = None,
+    slot_ms: settings.SlotMs = None,
+    block_ms: settings.BlockMs = None,
+    window: settings.Window = None,
+    proposer_bond: settings.ProposerBond = None,
+    challenger_bond: settings.ChallengerBond = None,
+    students: settings.Students = None,
 ) -> None:
     """Bring a devnet up: 4 validators, a sequencer, a verifier and the bridge, each its own process.
 
@@ -102,7 +91,15 @@ def up(
     layerlab up --detach --fresh
     layerlab up --free-ports --dir /tmp/second --slot-ms 500
     """
-    wanted = {"validators": validators, "slot_ms": slot_ms, "window": window}
+    wanted = {
+        "validators": validators,
+        "slot_ms": slot_ms,
+        "block_ms": block_ms,
+        "window": window,
+        "proposer_bond": proposer_bond,
+        "challenger_bond": challenger_bond,
+        "students": students,
+    }
     _end_cleanly_on_hangup()
     if fresh:
         Devnet.remove(session.directory)
@@ -127,22 +124,12 @@ def _open_or_create(
     """What is there goes on; options that are given must be those that it has."""
     directory = session.directory
     there = Devnet.exists(directory)
-    config = Devnet.open(directory).config if there else DevnetConfig()
-    config = _changed(config, {name: value for name, value in wanted.items() if value is not None})
+    config = settings.changed(Devnet.open(directory).config if there else DevnetConfig(), wanted)
     if ports.free:
         config = config.with_free_ports()
     elif ports.base is not None:
         config = config.with_port_base(ports.base)
     return Devnet.open_or_create(directory, config, with_parent=with_parent)
-
-
-def _changed(config: DevnetConfig, wanted: Mapping[str, int]) -> DevnetConfig:
-    changes: dict[str, Any] = {name: value for name, value in wanted.items() if name != "window"}
-    if "window" in wanted:
-        changes["settings"] = with_window(config.settings, wanted["window"])
-    if wanted.get("validators", config.validators) != config.validators:
-        changes["ports"] = {}
-    return replace(config, **changes)
 
 
 def banner(devnet: Devnet) -> dict[str, Any]:
