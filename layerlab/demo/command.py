@@ -6,6 +6,7 @@ Must not know what a step does.
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -25,10 +26,11 @@ from chainkit.client import ApiError, WaitTimeoutError
 from layerlab.cli.amounts import show_coins
 from layerlab.config import DevnetError, demo_config
 from layerlab.demo import dishonesty, failures, money
-from layerlab.demo.stage import Stage, StepFailed
+from layerlab.demo.stage import Stage, StepFailed, StepSkipped
 from layerlab.devnet import Devnet
 from layerlab.escape import EscapeError
 from layerlab.judge import JudgeError
+from layerlab.layout import DEFAULT_DIRECTORY
 
 MAX_RESIDENT_MIB: Final = 150
 Tell = Callable[[Stage], Awaitable[dict[str, Any]]]
@@ -90,7 +92,7 @@ class Show:
 
     def finished(self, result: Result) -> None:
         if self._live is None and not self._quiet:
-            mark = "ok    " if result.state == "held" else "FAILED"
+            mark = {"held": "ok    ", "skipped": "--    "}.get(result.state, "FAILED")
             self.console.print(
                 f"{mark} {result.seconds:5.1f} s  {result.title}  {_brief(result)}", soft_wrap=True
             )
@@ -100,9 +102,12 @@ class Show:
         for _ in range(3):
             table.add_column()
         for i, result in enumerate(self.results, 1):
-            mark: Any = {"held": "[green]✓", "failed": "[red]✗", "waiting": "[dim]·"}.get(
-                result.state, self._spinner
-            )
+            mark: Any = {
+                "held": "[green]✓",
+                "failed": "[red]✗",
+                "waiting": "[dim]·",
+                "skipped": "[yellow]-",
+            }.get(result.state, self._spinner)
             style = "dim" if result.state == "waiting" else ""
             seconds = f"{result.seconds:.1f} s" if result.seconds else ""
             table.add_row(mark, f"{i}. {result.title}", seconds, style=style)
@@ -126,21 +131,33 @@ def demo_command(
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Keep the devnet's files here (default: deleted at the end).")
     ] = None,
+    running: Annotated[
+        bool,
+        typer.Option(
+            "--running", help="Tell it on the devnet that runs in --dir already; it goes on running after."
+        ),
+    ] = False,
 ) -> None:
     """Tell the whole story over real services: deposit, transfer, fraud, challenge, withdraw, escape.
 
     Starts 5 validators, a sequencer, a verifier and the bridge as 8 processes on free ports, and leaves
-    nothing running. Exit code 0 only if every step held.
+    nothing running. With --running it starts nothing, and skips what would end the devnet that is there.
+    Exit code 0 only if every step that was told held.
 
-    Examples: layerlab demo · layerlab demo --seed 42 · layerlab demo --json > story.json
+    Examples: layerlab demo · layerlab demo --seed 42 · layerlab demo --json > story.json · layerlab demo --running
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="layerlab-demo-") as temporary:
-        place = directory or Path(temporary) / "devnet"
         try:
-            report = asyncio.run(_tell(seed, place, quiet=as_json))
+            if running:
+                place = directory or Path(os.environ.get("LAYERLAB_DIR") or DEFAULT_DIRECTORY)
+                devnet = _theirs(place)
+            else:
+                devnet = _our_own(directory or Path(temporary) / "devnet")
+            report = asyncio.run(_tell(seed, devnet, own=not running, quiet=as_json))
         except KeyboardInterrupt:
-            typer.echo("interrupted; everything is stopped", err=True)
+            left = "the devnet runs on" if running else "everything is stopped"
+            typer.echo(f"interrupted; {left}", err=True)
             raise typer.Exit(130) from None
         except DevnetError as error:
             typer.echo(f"layerlab demo: {error}", err=True)
@@ -152,36 +169,51 @@ def demo_command(
     raise typer.Exit(0 if report["held"] else 1)
 
 
-async def _tell(seed: int, directory: Path, *, quiet: bool) -> dict[str, Any]:
+def _our_own(directory: Path) -> Devnet:
+    return Devnet.create(directory, demo_config().with_free_ports(), with_parent=True)
+
+
+def _theirs(directory: Path) -> Devnet:
+    """Raises `DevnetError` if nothing runs there."""
+    devnet = Devnet.open(directory)
+    if not devnet.is_running:
+        raise DevnetError(f"no devnet runs in {str(directory)!r}; start it, or leave out --running")
+    return devnet
+
+
+async def _tell(seed: int, devnet: Devnet, *, own: bool, quiet: bool) -> dict[str, Any]:
     results = [Result(name, title) for name, title, _ in STORY]
     begin = time.monotonic()
-    devnet = Devnet.create(directory, demo_config().with_free_ports(), with_parent=True)
     resident: dict[str, int] = {}
     stage: Stage | None = None
     with Show(results, quiet=quiet) as show:
         try:
-            await asyncio.to_thread(devnet.up, lambda line: show.say(line))
+            if own:
+                await asyncio.to_thread(devnet.up, lambda line: show.say(line))
             ready = time.monotonic() - begin
-            stage = Stage(devnet, devnet.genesis(), seed, show.say)
+            stage = Stage(devnet, devnet.genesis(), seed, show.say, own)
+            stage.set_rate(1.0)
             watch = asyncio.create_task(_watch_memory(devnet, resident))
             for result, (_, _, tell) in zip(results, STORY, strict=True):
                 await _step(result, tell, stage)
                 show.finished(result)
-                if result.state != "held":
+                if result.state == "failed":
                     break
             watch.cancel()
         finally:
             if stage is not None:
                 await stage.close()
-            devnet.supervisor.stop_all()
+            if own:
+                devnet.supervisor.stop_all()
     mib = {name: round(size / 2**20, 1) for name, size in sorted(resident.items())}
     small = max(mib.values(), default=0) <= MAX_RESIDENT_MIB
     return {
-        "held": small and all(result.state == "held" for result in results),
+        "held": small and all(result.state in ("held", "skipped") for result in results),
         "seed": seed,
         "seconds": round(time.monotonic() - begin, 1),
         "seconds_to_ready": round(ready, 1),
         "processes": len(devnet.config.services),
+        "left_running": not own,
         "resident_mib": mib,
         "steps": [
             {
@@ -189,6 +221,7 @@ async def _tell(seed: int, directory: Path, *, quiet: bool) -> dict[str, Any]:
                 "name": result.name,
                 "title": result.title,
                 "held": result.state == "held",
+                "skipped": result.state == "skipped",
                 "seconds": round(result.seconds, 1),
                 **({"error": result.error} if result.error else {}),
                 **result.facts,
@@ -203,6 +236,8 @@ async def _step(result: Result, tell: Tell, stage: Stage) -> None:
     try:
         result.facts = await tell(stage)
         result.state = "held"
+    except StepSkipped as skipped:
+        result.state, result.facts = "skipped", {"told": str(skipped)}
     except EXPECTED as error:
         result.state, result.error = "failed", str(error)
     finally:
@@ -237,9 +272,13 @@ def _closing_words(report: dict[str, Any]) -> None:
                 f"[bold]{name}[/] {'holds' if promises[name]['holds'] else 'BROKEN'}: {promises[name]['says']}"
             )
             console.print(f"   [dim]{figures}[/]", soft_wrap=True)
-    most = max(report["resident_mib"].values(), default=0)
-    held = sum(step["held"] for step in report["steps"])
+    memory = [
+        f"at most {most} MiB each" for most in [max(report["resident_mib"].values(), default=0)] if most
+    ]
+    told = [step for step in report["steps"] if not step["skipped"]]
+    left = "the devnet runs on" if report["left_running"] else "nothing is left running"
+    counts = [f"{report['processes']} services", *memory]
     console.print(
-        f"{held} of {len(report['steps'])} steps held in {report['seconds']} s; {report['processes']} processes, "
-        f"at most {most} MiB each; nothing is left running."
+        f"{sum(step['held'] for step in told)} of {len(told)} steps held in {report['seconds']} s; "
+        f"{', '.join(counts)}; {left}."
     )

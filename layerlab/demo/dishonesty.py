@@ -20,6 +20,7 @@ HONEST_TRANSFERS = 40
 
 async def theft(stage: Stage) -> dict[str, Any]:
     """The sequencer hides a theft in a root; the verifier finds the step, proves it, and is paid."""
+    await stage.require_faults()
     verifier, bridge = stage.verifier, stage.bridge
     since_v, since_b = await stage.last_event(verifier), await stage.last_event(bridge)
     mallory = dev_keypair("mallory")
@@ -135,6 +136,7 @@ async def _all_safe(stage: Stage, ids: list[bytes]) -> int:
 
 async def frivolous(stage: Stage) -> dict[str, Any]:
     """The verifier challenges an honest batch and loses its bond."""
+    await stage.require_faults()
     bridge = stage.bridge
     since = await stage.last_event(bridge)
     await stage.fault("verifier", name="frivolous")
@@ -172,6 +174,7 @@ async def frivolous(stage: Stage) -> dict[str, Any]:
 
 async def censorship(stage: Stage) -> dict[str, Any]:
     """The sequencer ignores carol; through L1 she is executed by the deadline."""
+    await stage.require_faults()
     carol, bob = dev_keypair("carol"), dev_keypair("bob")
     await stage.fault("sequencer", name="censor", address="carol")
     try:

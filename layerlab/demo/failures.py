@@ -10,7 +10,7 @@ from chainkit.codec import encode, from_json
 from chainkit.keys import dev_keypair
 from chainkit.transaction import Transfer
 from layerlab.cli.amounts import show_amount
-from layerlab.demo.stage import Stage, require
+from layerlab.demo.stage import Stage, StepSkipped, require
 from layerlab.escape import L1Reader, escape
 from layerlab.judge import Exhibit, judge
 from rollup.receipt import SequencerReceipt
@@ -22,6 +22,8 @@ RECEIPTS = 60
 
 async def crashes(stage: Stage) -> dict[str, Any]:
     """A validator is killed and comes back, another is slashed, the sequencer keeps its word through SIGKILL."""
+    if stage.containers:
+        return await _slashing_alone(stage)
     crash = await _validator_crash(stage)
     slashing = await _double_vote(stage)
     kept = await _sequencer_crash(stage)
@@ -33,6 +35,18 @@ async def crashes(stage: Stage) -> dict[str, Any]:
         "slashing": slashing,
         "sequencer_crash": kept,
     }
+
+
+async def _slashing_alone(stage: Stage) -> dict[str, Any]:
+    """Nobody in a container can kill another; the double vote can be told there."""
+    await stage.require_faults()
+    by_hand = f"SIGKILL is for you: docker compose kill {CRASHED} sequencer; docker compose up -d"
+    seated = (await stage.l1.get("/validators"))["set"]
+    if all(item["address"] != "0x" + dev_keypair(OFFENDER).address.hex() for item in seated):
+        raise StepSkipped(f"skipped: {OFFENDER} has lost its seat already, in an earlier telling; {by_hand}")
+    slashing = await _double_vote(stage)
+    told = f"{OFFENDER} lost {show_amount(slashing['slashed'])} and its seat; {by_hand}"
+    return {"told": told, "slashing": slashing}
 
 
 async def _validator_crash(stage: Stage) -> dict[str, Any]:
@@ -81,7 +95,8 @@ async def _double_vote(stage: Stage) -> dict[str, Any]:
         return dict(shown) if all(item["address"] != address for item in shown["set"]) else None
 
     shown = await stage.fast_until(f"{OFFENDER} leaves the validator set when its era ends", gone, rate=3.0)
-    await _finality_goes_on(stage, "finality goes on with four validators")
+    await stage.honest(OFFENDER)
+    await _finality_goes_on(stage, f"finality goes on with {len(shown['set'])} validators")
     return {
         "validator": OFFENDER,
         "kind": slashed.data["kind"],
@@ -125,17 +140,22 @@ async def _sequencer_crash(stage: Stage) -> dict[str, Any]:
 
 async def burn_down(stage: Stage) -> dict[str, Any]:
     """Every operator above L1 is killed and its data deleted; dave gets out with his key and L1 alone."""
+    if not stage.own:
+        raise StepSkipped(
+            "skipped: it would end this devnet for good. By hand: stop sequencer, verifier and bridge, "
+            "then layerlab exit --from dave; or see layerlab demo without --running"
+        )
     dave = dev_keypair("dave")
     for name in ("sequencer", "verifier", "bridge"):
         await asyncio.to_thread(stage.devnet.kill, name)
         await asyncio.to_thread(stage.devnet.delete_data, name)
     stage.say("sequencer, verifier and bridge are killed, their data deleted")
     before = await stage.balance(stage.l1, "dave", "finalized")
-    stage.devnet.set_rate(3.0)
+    stage.set_rate(3.0)
     try:
         result = await escape(stage.devnet.config.l1_urls, stage.genesis, dave, stage.say)
     finally:
-        stage.devnet.set_rate(1.0)
+        stage.set_rate(1.0)
     after = await stage.balance(stage.l1, "dave", "finalized")
     fees = before + result.amount - after
     require(0 <= fees < 10**9, f"dave had {before}, exited with {result.amount}, has {after}")

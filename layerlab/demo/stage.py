@@ -6,6 +6,7 @@ Responsible for reaching the services and for what the steps have in common. Mus
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -23,11 +24,20 @@ T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.1
 STEP_SECONDS: Final = 60.0
+STORY_SLOT_MS: Final = 400
+"""On a devnet with longer slots time runs faster while the story is told, so that a slot takes as long as this."""
+SLOW_SLOT_SECONDS: Final = 0.4
+"""What a slot may take at most while time runs fast."""
+RENEW_SECONDS: Final = 1.5
 BRIDGE: Final = "bridge"
 
 
 class StepFailed(Exception):  # noqa: N818 - reads as what it is
     """A step of the story did not hold; the message says what was expected and what was seen."""
+
+
+class StepSkipped(Exception):  # noqa: N818 - reads as what it is
+    """A step cannot be told on this devnet; the message says why, and how to see it by hand."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -38,12 +48,13 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass
 class Stage:
-    """What the steps act on. ``say`` shows one line of what is going on."""
+    """What the steps act on. ``say`` shows one line of what is going on; ``own``: the devnet ends with the story."""
 
     devnet: Devnet
     genesis: Genesis
     seed: int
     say: Callable[[str], None]
+    own: bool = True
     notes: dict[str, Any] = field(default_factory=dict)
     """What a step leaves for later ones."""
 
@@ -55,14 +66,31 @@ class Stage:
         self.l2 = ChainClient(urls["sequencer"], retries=1)
         self.verifier = ChainClient(urls["verifier"], retries=1)
         self.bridge = ChainClient(urls["bridge"], retries=1)
+        self._usual_rate = max(1.0, config.slot_ms / STORY_SLOT_MS)
+        self._rate = 1.0
+        self._pace: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
+        """Time runs at 1 again; of a devnet that goes on every service is honest."""
+        if not self.own:
+            for name in [*self.l1s, "sequencer", "verifier"]:
+                with suppress(ApiError):  # faults are off, or it does not answer
+                    await self.honest(name)
+        if self._pace is not None:
+            self._pace.cancel()
+        if self._rate != 1.0:
+            self.devnet.set_rate(1.0)
         for client in (*self.l1s.values(), self.l2, self.verifier, self.bridge):
             await client.aclose()
 
     @property
     def settings(self) -> BridgeSettings:
         return self.devnet.config.settings
+
+    @property
+    def containers(self) -> bool:
+        """Whether the services are containers, which nobody can kill from here."""
+        return self.devnet.config.containers
 
     # --- accounts ---
 
@@ -153,14 +181,34 @@ class Stage:
         probe: Callable[[], Awaitable[T | None]],
         *,
         rate: float = 3.0,
-        seconds: float = STEP_SECONDS,
+        seconds: float | None = None,
     ) -> T:
-        """As `until`, with the devnet's time running ``rate`` times as fast meanwhile."""
-        self.devnet.set_rate(rate)
+        """As `until`, with the devnet's time running ``rate`` times as fast as else in the story."""
+        self.set_rate(rate)
+        seconds = seconds or STEP_SECONDS + self.settings.challenge_window * SLOW_SLOT_SECONDS
         try:
-            return await self.until(f"{what} (time runs {rate:g} times as fast)", probe, seconds)
+            return await self.until(f"{what} (time runs {self._rate:.3g} times as fast)", probe, seconds)
         finally:
+            self.set_rate(1.0)
+
+    def set_rate(self, rate: float) -> None:
+        """Let time run ``rate`` times as fast as it usually does in the story; it ends when we end."""
+        self._rate = rate * self._usual_rate
+        if self._rate != 1.0 and self._pace is None:
+            self._pace = asyncio.create_task(self._keep_pace())
+        self._run()
+
+    def _run(self) -> None:
+        if self._rate == 1.0:
             self.devnet.set_rate(1.0)
+        else:
+            self.devnet.time.run(self._rate)
+
+    async def _keep_pace(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if self._rate != 1.0:
+                self._run()
 
     # --- events ---
 
@@ -184,6 +232,17 @@ class Stage:
         return await self.until(what, lambda: self.find_event(client, name, since, **wanted))
 
     # --- faults ---
+
+    async def require_faults(self) -> None:
+        """Raises `StepSkipped` if the services do not take faults."""
+        try:
+            await self.faults("sequencer")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            raise StepSkipped(
+                "skipped: needs a service that lies on purpose, and faults are off here"
+            ) from None
 
     async def fault(self, service: str, **fault: Any) -> None:
         """Turn a fault on, with the devnet's token."""
