@@ -4,14 +4,12 @@ Responsible for putting the parts together and for refusing with one line what c
 any part decides.
 """
 
-import argparse
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from bridge.abi import BridgeParams
 from bridge.backend import BridgeBackend
@@ -24,9 +22,12 @@ from chainkit.client import ChainClient
 from chainkit.events import EventLog
 from chainkit.follower import Follower, FollowerCore
 from chainkit.options import (
+    ServiceParser,
     data_directory,
     make_clock,
-    read_genesis_file,
+    named,
+    parse_urls,
+    read_genesis,
     run_options,
     service_parser,
 )
@@ -40,7 +41,6 @@ PORT: Final = 10545
 ROLE: Final = "bridge"
 SIGNATURE_THREADS: Final = 2
 SUBMIT_SECONDS: Final = 10.0
-MAX_NODES: Final = 64
 
 
 def bridge_params(l1: Chain) -> BridgeParams:
@@ -102,36 +102,15 @@ async def create(
     return Service(app, [("follow-l1", follower.run)], [events.close], close), backend
 
 
-def parser(environ: Mapping[str, str] = os.environ) -> argparse.ArgumentParser:
+def parser(environ: Mapping[str, str] = os.environ) -> ServiceParser:
     """The command line of ``python -m bridge``."""
     what = "Follows L1, verifies the bridge contract, and serves deposits, withdrawals, batches and disputes."
     options = service_parser(NAME, what, port=PORT, environ=environ, key=False)
-
-    def add(name: str, help_: str, default: str, metavar: str) -> None:
-        variable = "LAYERLAB_" + name.lstrip("-").upper().replace("-", "_")
-        value = environ.get(variable, default)
-        options.add_argument(name, default=value, help=f"{help_} [{variable}]", metavar=metavar)
-
-    add("--l1-genesis", "genesis file of L1 (--genesis is the same)", "", "FILE")
-    add("--l1", "addresses of L1 nodes, with commas between them", "http://127.0.0.1:8545", "URLS")
-    add("--l2", "address of the sequencer; empty: none, L1 alone", "http://127.0.0.1:9545", "URL")
+    add = options.setting
+    add("--l1-genesis", "genesis file of L1 (--genesis is the same)", metavar="FILE")
+    add("--l1", "addresses of L1 nodes, with commas between them", "http://127.0.0.1:8545", metavar="URLS")
+    add("--l2", "address of the sequencer; --l2 '': none, L1 alone", "http://127.0.0.1:9545", metavar="URL")
     return options
-
-
-def parse_urls(option: str, text: str) -> list[str]:
-    """Addresses with commas between them. Raises `StartupError`."""
-    urls = [part.strip().rstrip("/") for part in text.split(",") if part.strip()]
-    for url in urls:
-        try:
-            parts = urlsplit(url)
-            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            good = False
-        if not good or parts.query or parts.fragment:
-            raise StartupError(f"{option}: {url!r} is no address like http://127.0.0.1:8545")
-    if len(urls) > MAX_NODES:
-        raise StartupError(f"{option}: {len(urls)} addresses, {MAX_NODES} at most")
-    return list(dict.fromkeys(urls))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,16 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
 
     async def start() -> Service:
-        named = args.l1_genesis or args.genesis
-        if not named:
-            raise StartupError("no L1 genesis; give the file with --l1-genesis")
-        genesis = read_genesis_file(Path(named))
+        genesis = read_genesis(args, "--genesis" if args.genesis and not args.l1_genesis else "--l1-genesis")
         l1_urls = parse_urls("--l1", args.l1)
         if not l1_urls:
-            raise StartupError("no L1 node; give addresses with --l1")
+            raise StartupError(f"no L1 node; give addresses with {named('--l1')}")
         l2_urls = parse_urls("--l2", args.l2)
         if len(l2_urls) > 1:
-            raise StartupError("--l2: give one address, the sequencer's")
+            raise StartupError(f"{named('--l2')}: give one address, the sequencer's")
         make_clock(args)  # a wrong clock file is refused here as everywhere, though nothing here tells time
         service, _ = await create(
             Chain(genesis), l1_urls, l2_urls[0] if l2_urls else None, data_directory(args)

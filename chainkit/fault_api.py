@@ -42,11 +42,13 @@ class FaultSwitch(Protocol):
 def check_fault_token(host: str, token: str) -> None:
     """Raises `StartupError` for an empty token, or for the well-known one where strangers can reach us."""
     if not token:
-        raise StartupError("--fault-token is empty; give a secret, or leave out --enable-faults")
+        raise StartupError(
+            "--fault-token (LAYERLAB_FAULT_TOKEN) is empty; give a secret, or leave out --enable-faults"
+        )
     if token == DEVNET_TOKEN and not _is_loopback(host):
         raise StartupError(
-            f"faults could be turned on by anyone who reaches {host}: give a secret with --fault-token, "
-            f"or listen on 127.0.0.1"
+            f"faults could be turned on by anyone who reaches {host}: give a secret with --fault-token "
+            f"(LAYERLAB_FAULT_TOKEN) or --fault-token-file (LAYERLAB_FAULT_TOKEN_FILE), or listen on 127.0.0.1"
         )
 
 

@@ -1,53 +1,210 @@
-"""Command-line options that every service takes, and reading what they name.
+"""Command-line options that every service takes, their environment variables, and reading what they name.
 
-Responsible for ``--genesis --data --host --port --clock --log-level``, keys and their environment variables.
-Must not know which service it is for.
+Responsible for ``--genesis --data --host --port --clock --log-level``, keys, secrets and addresses. Must not know
+which service it is for.
 
-Each option has an environment variable ``LAYERLAB_<OPTION>``; the option wins.
+Each option has an environment variable ``LAYERLAB_<OPTION>``; the option wins, and an empty variable is none. A
+wrong value is one line that names where it came from, and exit code 2.
 """
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, NoReturn
+from urllib.parse import urlsplit
 
 from chainkit.clock import Clock, SystemClock, VirtualClock
+from chainkit.fault_api import DEVNET_TOKEN, check_fault_token
 from chainkit.genesis import Genesis, GenesisError, genesis_from_json
 from chainkit.keys import InvalidDevNameError, KeyPair, dev_keypair
 from chainkit.keystore import load_key
 from chainkit.logs import LEVELS
-from chainkit.service import RunOptions, StartupError
+from chainkit.service import EXIT_STARTUP, RunOptions, StartupError
 
-MAX_GENESIS_BYTES = 4 * 1024 * 1024
+MAX_GENESIS_BYTES: Final = 4 * 1024 * 1024
+MAX_SECRET_BYTES: Final = 4096
+MAX_URLS: Final = 64
+MAX_MESSAGE_CHARS: Final = 400
+PASSPHRASE: Final = "LAYERLAB_PASSPHRASE"
+_YES: Final = ("1", "true", "yes", "on")
+_NO: Final = ("0", "false", "no", "off")
+
+Read = Callable[[str], Any]
+"""From text to a value; raises `argparse.ArgumentTypeError` with a message that quotes the text."""
+
+
+def variable(option: str) -> str:
+    """The environment variable of an option."""
+    return "LAYERLAB_" + option.lstrip("-").upper().replace("-", "_")
+
+
+def named(option: str) -> str:
+    """An option and its variable, for messages."""
+    return f"{option} ({variable(option)})"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An option with a variable. ``flag``: it takes no value on the command line, and yes or no in the variable."""
+
+    option: str
+    help: str
+    default: Any
+    read: Read
+    flag: bool
+
+    @property
+    def name(self) -> str:
+        return self.option.lstrip("-").replace("-", "_")
+
+
+class ServiceParser(argparse.ArgumentParser):
+    """Options declared with `setting` are taken from the command line, else from ``environ``, else the default.
+
+    What is parsed has ``on_command_line`` besides: the names of the settings that were given there.
+    """
+
+    def __init__(self, prog: str, description: str, environ: Mapping[str, str]) -> None:
+        super().__init__(prog, description=description, allow_abbrev=False)
+        self.settings: dict[str, Setting] = {}
+        self._environ = environ
+
+    def setting(
+        self,
+        option: str,
+        help_: str,
+        default: Any = None,
+        *,
+        read: Read = str,
+        metavar: str | None = None,
+        flag: bool = False,
+    ) -> None:
+        """Declare an option. ``default`` is a value as ``read`` returns it."""
+        self.settings[variable(option)] = Setting(
+            option, help_, default, read_yes_or_no if flag else read, flag
+        )
+        more: dict[str, Any] = {"action": "store_true"} if flag else {"type": read, "metavar": metavar}
+        self.add_argument(option, help=f"{help_} [{variable(option)}]", default=argparse.SUPPRESS, **more)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        """As argparse does; ends the process with exit code 2 and one line for a wrong value."""
+        found: argparse.Namespace = super().parse_args(args, namespace)
+        found.on_command_line = frozenset(vars(found)) & {s.name for s in self.settings.values()}
+        for name, setting in self.settings.items():
+            if setting.name not in found.on_command_line:
+                setattr(found, setting.name, self._from_environment(name, setting))
+        return found
+
+    def _from_environment(self, name: str, setting: Setting) -> Any:
+        text = self._environ.get(name, "")
+        if not text:
+            return setting.default
+        try:
+            return setting.read(text)
+        except argparse.ArgumentTypeError as error:
+            self.error(f"{name}: {error}")
+
+    def error(self, message: str) -> NoReturn:
+        """One line, whatever it quotes, and exit code 2."""
+        line = " ".join(message.removeprefix("argument ").split())[:MAX_MESSAGE_CHARS]
+        self.exit(EXIT_STARTUP, f"{self.prog}: {line}; see --help\n")
 
 
 def service_parser(
     prog: str, description: str, *, port: int, environ: Mapping[str, str] = os.environ, key: bool = True
-) -> argparse.ArgumentParser:
+) -> ServiceParser:
     """A parser with the common options; a service adds its own. ``port`` is the default port."""
-    parser = argparse.ArgumentParser(prog, description=description, allow_abbrev=False)
-
-    def add(option: str, help_: str, default: str | None = None, **more: object) -> None:
-        name = "LAYERLAB_" + option.lstrip("-").upper().replace("-", "_")
-        parser.add_argument(option, help=f"{help_} [{name}]", default=environ.get(name, default), **more)  # type: ignore[arg-type]
-
+    parser = ServiceParser(prog, description, environ)
+    add = parser.setting
     add("--genesis", "genesis file of the chain", metavar="FILE")
     add("--data", "data directory (made if missing)", metavar="DIR")
-    add("--host", "address to listen on (default 127.0.0.1)", "127.0.0.1")
-    add("--port", f"port to listen on (default {port}; 0: any free one)", str(port), type=_port)
+    add("--host", "address to listen on (default 127.0.0.1)", "127.0.0.1", metavar="HOST")
+    add("--port", f"port to listen on (default {port}; 0: any free one)", port, read=_port, metavar="PORT")
     add("--clock", "clock file of a devnet (default: wall time)", metavar="FILE")
-    add("--log-level", "how much to log (default info)", "info", choices=LEVELS)
+    add(
+        "--log-level",
+        f"how much to log: {', '.join(LEVELS)} (default info)",
+        "info",
+        read=_level,
+        metavar="LEVEL",
+    )
     if key:
-        add("--key-file", "encrypted key file; its passphrase is in LAYERLAB_PASSPHRASE", metavar="FILE")
+        add(
+            "--key-file",
+            f"encrypted key file; its passphrase is in {PASSPHRASE} or in the file that {PASSPHRASE}_FILE names",
+            metavar="FILE",
+        )
         add("--dev-key", "well-known key of a devnet, by name", metavar="NAME")
     parser.add_argument("--exit-with-parent", action="store_true", help="end when the parent process ends")
     return parser
 
 
+def add_fault_options(parser: ServiceParser) -> None:
+    """``--enable-faults`` and its token, for a service that can be made dishonest; see `read_fault_token`."""
+    parser.setting(
+        "--enable-faults", "serve /faults, by which this node can be made dishonest", False, flag=True
+    )
+    parser.setting("--fault-token", "the secret that /faults asks for", metavar="TOKEN")
+    parser.setting("--fault-token-file", "a file that holds that secret", metavar="FILE")
+
+
+# --- values ----------------------------------------------------------------------------------------------------
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def read_integer(low: int, high: int) -> Read:
+    """A reader of decimal integers from ``low`` to ``high``."""
+
+    def read(text: str) -> int:
+        digits = text.isascii() and text.isdigit() and len(text) <= 16
+        if not digits or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{_quoted(text)} is no integer from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def read_yes_or_no(text: str) -> bool:
+    """Raises `argparse.ArgumentTypeError` for anything but a word for yes or for no."""
+    if text.lower() not in (*_YES, *_NO):
+        raise argparse.ArgumentTypeError(f"{_quoted(text)} is neither yes nor no")
+    return text.lower() in _YES
+
+
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+    if not (text.isascii() and text.isdigit() and len(text) <= 5) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{_quoted(text)} is not a port (0 to 65535)")
     return int(text)
+
+
+def _level(text: str) -> str:
+    if text not in LEVELS:
+        raise argparse.ArgumentTypeError(f"{_quoted(text)} is none of {', '.join(LEVELS)}")
+    return text
+
+
+def parse_urls(option: str, text: str) -> list[str]:
+    """Addresses with commas between them, each once, at most `MAX_URLS`. Raises `StartupError`."""
+    urls = [part.strip().rstrip("/") for part in text.split(",") if part.strip()]
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or parts.query or parts.fragment:
+            raise StartupError(f"{named(option)}: {_quoted(url)} is no address like http://127.0.0.1:8545")
+    if len(urls) > MAX_URLS:
+        raise StartupError(f"{named(option)}: {len(urls)} addresses, {MAX_URLS} at most")
+    return list(dict.fromkeys(urls))
+
+
+# --- what the options name ---------------------------------------------------------------------------------------
 
 
 def run_options(name: str, args: argparse.Namespace) -> RunOptions:
@@ -55,21 +212,22 @@ def run_options(name: str, args: argparse.Namespace) -> RunOptions:
     return RunOptions(name, args.host, args.port, args.log_level, args.exit_with_parent)
 
 
-def read_genesis(args: argparse.Namespace) -> Genesis:
-    """The genesis that ``--genesis`` names. Raises `StartupError`."""
-    if not args.genesis:
-        raise StartupError("no genesis; give the chain's file with --genesis")
-    return read_genesis_file(Path(args.genesis))
+def read_genesis(args: argparse.Namespace, option: str = "--genesis") -> Genesis:
+    """The genesis that ``option`` names. Raises `StartupError`."""
+    path = getattr(args, option.lstrip("-").replace("-", "_"))
+    if not path:
+        raise StartupError(f"no genesis; give the chain's file with {named(option)}")
+    return read_genesis_file(Path(path), option)
 
 
-def read_genesis_file(path: Path) -> Genesis:
+def read_genesis_file(path: Path, option: str = "--genesis") -> Genesis:
     """A genesis file. Raises `StartupError` with one line."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_GENESIS_BYTES + 1)
     except OSError as error:
         raise StartupError(
-            f"genesis file {str(path)!r}: {error.strerror}; give another with --genesis"
+            f"genesis file {str(path)!r}: {error.strerror}; give another with {named(option)}"
         ) from None
     try:
         return genesis_from_json(data)
@@ -80,7 +238,7 @@ def read_genesis_file(path: Path) -> Genesis:
 def data_directory(args: argparse.Namespace) -> Path:
     """The directory that ``--data`` names. Raises `StartupError` if none is given."""
     if not args.data:
-        raise StartupError("no data directory; give one with --data")
+        raise StartupError(f"no data directory; give one with {named('--data')}")
     return Path(args.data)
 
 
@@ -94,16 +252,60 @@ def read_key(
 ) -> KeyPair | None:
     """The key that the options name; None if they name none. Raises `StartupError`, `KeyFileError`."""
     if args.key_file and args.dev_key:
-        raise StartupError("two keys; give --key-file or --dev-key, not both")
+        raise StartupError(f"two keys; give {named('--key-file')} or {named('--dev-key')}, not both")
     if args.dev_key:
         if not genesis.devnet:
             raise StartupError(
-                "--dev-key is a key that everyone knows; this chain is no devnet, use --key-file"
+                f"{named('--dev-key')} is a key that everyone knows; this chain is no devnet, use --key-file"
             )
         try:
             return dev_keypair(args.dev_key)
         except InvalidDevNameError as error:
-            raise StartupError(f"--dev-key: {error}") from None
+            raise StartupError(f"{named('--dev-key')}: {error}") from None
     if args.key_file:
-        return load_key(Path(args.key_file), environ.get("LAYERLAB_PASSPHRASE", ""))
+        return load_key(Path(args.key_file), _passphrase(environ))
     return None
+
+
+def _passphrase(environ: Mapping[str, str]) -> str:
+    given, file = environ.get(PASSPHRASE, ""), environ.get(PASSPHRASE + "_FILE", "")
+    if given and file:
+        raise StartupError(f"two passphrases; give {PASSPHRASE} or {PASSPHRASE}_FILE, not both")
+    return read_secret_file(Path(file), PASSPHRASE + "_FILE") if file else given
+
+
+def read_fault_token(args: argparse.Namespace) -> str | None:
+    """The token of `add_fault_options`; None if faults are off. Raises `StartupError`."""
+    if not args.enable_faults:
+        return None
+    token, file = args.fault_token, args.fault_token_file
+    if token and file:
+        given = args.on_command_line & {"fault_token", "fault_token_file"}
+        if len(given) != 1:
+            raise StartupError(
+                f"two fault tokens; give {named('--fault-token')} or {named('--fault-token-file')}, not both"
+            )
+        token, file = (token, None) if "fault_token" in given else (None, file)
+    if file:
+        token = read_secret_file(Path(file), named("--fault-token-file"))
+    token = DEVNET_TOKEN if token is None else token
+    check_fault_token(args.host, token)
+    return str(token)
+
+
+def read_secret_file(path: Path, where: str) -> str:
+    """The one line in a file. Raises `StartupError`; what it says never shows the secret."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SECRET_BYTES + 1)
+    except OSError as error:
+        raise StartupError(f"{where}: {str(path)!r}: {error.strerror}") from None
+    try:
+        text = data.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        text = ""
+    if not text or not text.isprintable() or len(data) > MAX_SECRET_BYTES:
+        raise StartupError(
+            f"{where}: {str(path)!r} does not hold one line of 1 to {MAX_SECRET_BYTES} printable characters"
+        )
+    return text

@@ -4,23 +4,32 @@ Responsible for reading what the options name, for refusing what cannot work wit
 the parts together. Must not know what any part does.
 """
 
-import argparse
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 
 from chainkit.api import chain_router
 from chainkit.chain import Chain
 from chainkit.clock import Clock
-from chainkit.fault_api import DEVNET_TOKEN, check_fault_token, fault_router
+from chainkit.fault_api import fault_router
 from chainkit.genesis import Genesis
 from chainkit.keys import KeyPair
-from chainkit.options import data_directory, make_clock, read_genesis, read_key, run_options, service_parser
-from chainkit.service import EXIT_STARTUP, Service, StartupError, make_app, run
+from chainkit.options import (
+    ServiceParser,
+    add_fault_options,
+    data_directory,
+    make_clock,
+    named,
+    parse_urls,
+    read_fault_token,
+    read_genesis,
+    read_key,
+    run_options,
+    service_parser,
+)
+from chainkit.service import Service, StartupError, make_app, run
 from chainkit.store import Store
 from l1node.byzantine import ByzantineEngine
 from l1node.checkpoint import Checkpoint, parse_checkpoint
@@ -34,64 +43,32 @@ from l1node.validator_api import validator_router
 
 NAME = "l1node"
 PORT = 8545
-MAX_PEERS = 64
 
 
-def parser(environ: Mapping[str, str] = os.environ) -> argparse.ArgumentParser:
+def parser(environ: Mapping[str, str] = os.environ) -> ServiceParser:
     """The command line of ``python -m l1node``."""
     options = service_parser(
         NAME, "A validator (or, without a key, a follower) of the L1.", port=PORT, environ=environ
     )
-    options.add_argument(
-        "--peers",
-        metavar="URLS",
-        default=environ.get("LAYERLAB_PEERS", ""),
-        help="addresses of the other nodes, with commas between them [LAYERLAB_PEERS]",
-    )
-    options.add_argument(
+    options.setting("--peers", "addresses of the other nodes, with commas between them", "", metavar="URLS")
+    options.setting(
         "--checkpoint",
+        "a block that the chain must contain; any other history is refused",
         metavar="HEIGHT:HASH",
-        default=environ.get("LAYERLAB_CHECKPOINT", ""),
-        help="a block that the chain must contain; any other history is refused [LAYERLAB_CHECKPOINT]",
     )
-    options.add_argument(
-        "--enable-faults",
-        action="store_true",
-        default=environ.get("LAYERLAB_ENABLE_FAULTS", "") in ("1", "true", "yes"),
-        help="serve /faults, by which this validator can be made dishonest [LAYERLAB_ENABLE_FAULTS]",
-    )
-    options.add_argument(
-        "--fault-token",
-        metavar="TOKEN",
-        default=environ.get("LAYERLAB_FAULT_TOKEN", DEVNET_TOKEN),
-        help="the secret that /faults asks for [LAYERLAB_FAULT_TOKEN]",
-    )
+    add_fault_options(options)
     return options
 
 
-def parse_peers(text: str) -> list[str]:
-    """Addresses with commas between them. Raises `StartupError`."""
-    urls = [part.strip().rstrip("/") for part in text.split(",") if part.strip()]
-    for url in urls:
-        try:
-            parts = urlsplit(url)
-            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            good = False
-        if not good or parts.query or parts.fragment:
-            raise StartupError(f"--peers: {url!r} is no address like http://127.0.0.1:8546")
-    if len(urls) > MAX_PEERS:
-        raise StartupError(f"--peers: {len(urls)} addresses, {MAX_PEERS} at most")
-    return list(dict.fromkeys(urls))
-
-
-def check_key(genesis: Genesis, key: KeyPair | None, named: str | None) -> None:
+def check_key(genesis: Genesis, key: KeyPair | None, name: str | None) -> None:
     """A well-known key that this genesis does not know is a slip of the pen. Raises `StartupError`."""
-    if key is None or not named:
+    if key is None or not name:
         return
     known = {v.address for v in genesis.validators} | {a.address for a in genesis.accounts}
     if key.address not in known:
-        raise StartupError(f"--dev-key {named!r} is not a validator of this genesis; give one of its names")
+        raise StartupError(
+            f"{named('--dev-key')} {name!r} is not a validator of this genesis; give one of its names"
+        )
 
 
 async def create(
@@ -107,7 +84,7 @@ async def create(
 ) -> tuple[Service, L1Node]:
     """A node and the service around it. ``fault_token`` None: no faults. Raises what cannot start."""
     if fault_token is not None and key is None:
-        raise StartupError("--enable-faults is for a validator; give its key, or leave it out")
+        raise StartupError(f"{named('--enable-faults')} is for a validator; give its key, or leave it out")
     store = Store(data, genesis_hash=chain.genesis_hash, role=ROLE)
     limits = httpx.Limits(max_connections=4 * len(peers) + 4, max_keepalive_connections=2 * len(peers) + 2)
     client = httpx.AsyncClient(limits=limits, trust_env=False, transport=transport)
@@ -152,22 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
 
     async def start() -> Service:
+        token = read_fault_token(args)
         genesis = read_genesis(args)
         data = data_directory(args)
         key = read_key(args, genesis)
         check_key(genesis, key, args.dev_key)
-        token = args.fault_token if args.enable_faults else None
         checkpoint = parse_checkpoint(args.checkpoint) if args.checkpoint else None
-        peers = parse_peers(args.peers)
+        peers = parse_urls("--peers", args.peers)
         service, _ = await create(
             Chain(genesis), key, data, make_clock(args), peers, fault_token=token, checkpoint=checkpoint
         )
         return service
 
-    if args.enable_faults:
-        try:
-            check_fault_token(args.host, args.fault_token)
-        except StartupError as error:
-            print(f"{NAME}: {error}", file=sys.stderr)
-            return EXIT_STARTUP
     return run(start, run_options(NAME, args))

@@ -4,7 +4,6 @@ Responsible for putting the parts together, for the loops that drive them, and f
 what cannot work. Must not know what any part decides.
 """
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -24,14 +23,20 @@ from chainkit.chain import Chain, ExecutedBlock
 from chainkit.client import ChainClient
 from chainkit.clock import Clock, wait_virtual
 from chainkit.events import EventLog
-from chainkit.fault_api import DEVNET_TOKEN, check_fault_token, fault_router
+from chainkit.fault_api import fault_router
 from chainkit.follower import Follower, FollowerCore
 from chainkit.keys import KeyPair
 from chainkit.ops_api import JsonResponse, PathInt, QueryInt
 from chainkit.options import (
+    ServiceParser,
+    add_fault_options,
     data_directory,
     make_clock,
-    read_genesis_file,
+    named,
+    parse_urls,
+    read_fault_token,
+    read_genesis,
+    read_integer,
     read_key,
     run_options,
     service_parser,
@@ -204,27 +209,16 @@ async def create(
     return Service(app, tasks, [events.close], service.close), service
 
 
-def parser(role: Role, environ: Mapping[str, str] = os.environ) -> argparse.ArgumentParser:
+def parser(role: Role, environ: Mapping[str, str] = os.environ) -> ServiceParser:
     """The command line of ``python -m rollup sequencer`` or ``verifier``."""
     what = "Orders, executes and posts." if role == "sequencer" else "Derives from L1, compares, challenges."
     options = service_parser(f"rollup {role}", what, port=PORTS[role], environ=environ)
-
-    def add(name: str, help_: str, default: str = "", **more: Any) -> None:
-        variable = "LAYERLAB_" + name.lstrip("-").upper().replace("-", "_")
-        options.add_argument(
-            name, default=environ.get(variable, default), help=f"{help_} [{variable}]", **more
-        )
-
+    add = options.setting
     add("--l1-genesis", "genesis file of L1; the rollup's own genesis is in it", metavar="FILE")
     add("--l1", "addresses of L1 nodes, with commas between them", "http://127.0.0.1:8545", metavar="URLS")
-    add("--block-ms", "least time between two L2 blocks, in ms (default 250)", "250", type=int)
-    options.add_argument(
-        "--enable-faults",
-        action="store_true",
-        default=environ.get("LAYERLAB_ENABLE_FAULTS", "") in ("1", "true", "yes"),
-        help="serve /faults, by which this node can be made dishonest [LAYERLAB_ENABLE_FAULTS]",
-    )
-    add("--fault-token", "the secret that /faults asks for", DEVNET_TOKEN, metavar="TOKEN")
+    pace = "least time between two L2 blocks, in ms (default 250)"
+    add("--block-ms", pace, 250, read=read_integer(1, 3_600_000), metavar="MS")
+    add_fault_options(options)
     return options
 
 
@@ -239,20 +233,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser(chosen).parse_args(given[1:])
 
     async def start() -> Service:
-        if not args.l1_genesis:
-            raise StartupError("no L1 genesis; give the file with --l1-genesis")
-        genesis = read_genesis_file(Path(args.l1_genesis))
+        token = read_fault_token(args)
+        genesis = read_genesis(args, "--l1-genesis")
         key = read_key(args, genesis)
         if key is None:
-            raise StartupError("no key; give --key-file, or --dev-key on a devnet")
-        if args.block_ms < 1:
-            raise StartupError("--block-ms must be positive")
-        if args.enable_faults:
-            check_fault_token(args.host, args.fault_token)
-        urls = [url.strip() for url in args.l1.split(",") if url.strip()]
+            raise StartupError(f"no key; give {named('--key-file')}, or {named('--dev-key')} on a devnet")
+        urls = parse_urls("--l1", args.l1)
         if not urls:
-            raise StartupError("no L1 node; give addresses with --l1")
-        token = args.fault_token if args.enable_faults else None
+            raise StartupError(f"no L1 node; give addresses with {named('--l1')}")
         service, _ = await create(
             chosen,
             Chain(genesis),

@@ -24,13 +24,14 @@ from msgspec.structs import replace
 
 from bridge import abi
 from bridge.backend import READY_LAG
-from bridge.service import create, main, parse_urls
+from bridge.service import create, main
 from chainkit.chain import Chain
 from chainkit.codec import decode, encode, to_json
 from chainkit.follower import FollowerCore
 from chainkit.genesis import genesis_to_json
 from chainkit.keys import dev_keypair
 from chainkit.merkle import Tree
+from chainkit.options import parse_urls
 from chainkit.service import StartupError, running
 from chainkit.state import Account
 from chainkit.store import StoreError
