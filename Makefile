@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo up test lint format clean
+.PHONY: help demo up test compose-test lint format clean
 
 help: ## Show what there is
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(RUN_STAMP) ## Tell the whole story: deposit, transfer, fraud, challenge, withdraw, escape
 	$(BIN)/layerlab demo $(ARGS)
@@ -18,6 +18,9 @@ up: $(RUN_STAMP) ## Start a devnet that stays up until Ctrl-C
 
 test: $(DEV_STAMP) ## Run all tests but the demo
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+compose-test: $(DEV_STAMP) ## Test the containers on a real Docker Engine
+	$(BIN)/pytest tests/compose --durations=8 $(ARGS)
 
 lint: $(DEV_STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
