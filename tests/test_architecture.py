@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("chainkit", "l1node", "rollup", "bridge", "layerlab")
+PACKAGES = ("chainkit", "l1node", "rollup", "bridge", "layerlab", "apps")
 
 PURE = {
     "chainkit": "hashing keys codec merkle merkle_list state gas fees transaction contract execution block chain "
@@ -17,6 +17,7 @@ PURE = {
     "rollup": "stf block batch trace messenger derived derivation player faults fault_switch duties receipt",
     "bridge": "abi contract books batches dispute arbitration withdrawals upgrade settings ledger",
     "layerlab": "judge",
+    "apps": "token inference_market market_records",
 }
 IO = (
     "asyncio concurrent ctypes fastapi httpx logging multiprocessing os pathlib psutil random secrets select shutil "
@@ -107,6 +108,17 @@ def test_chainkit_and_l1node_know_nothing_of_rollups() -> None:
             assert used <= {"chainkit"}, name
         if package == "l1node":
             assert used <= {"chainkit", "l1node"}, name
+
+
+def test_applications_know_no_chain_and_no_chain_knows_an_application() -> None:
+    """They are named in a genesis, so that any layer can host them."""
+    for name in MODULES:
+        package = name.partition(".")[0]
+        used = {module.partition(".")[0] for module in own_imports(name)}
+        if package == "apps":
+            assert used <= {"chainkit", "apps"}, name
+        elif package != "layerlab":
+            assert "apps" not in used, name
 
 
 def test_imports_go_down_only() -> None:
