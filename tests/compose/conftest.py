@@ -5,7 +5,10 @@ LAYERLAB_COMPOSE_REQUIRED=1 that is a failure instead.
 """
 
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from compose_stack import Stack, docker, find_engine
@@ -15,13 +18,32 @@ REASON = pytest.StashKey[str]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[REASON] = find_engine()
+    signal.signal(signal.SIGTERM, _end)  # a run that is told to end takes its containers along
+
+
+def _end(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reason = config.stash[REASON]
     if reason and os.environ.get("LAYERLAB_COMPOSE_REQUIRED") != "1":
         for item in items:
-            item.add_marker(pytest.mark.skip(reason=reason))
+            if item.path.is_relative_to(Path(__file__).parent):  # others need no engine
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the containers said."""
+    report = yield
+    given: dict[str, Any] = getattr(item, "funcargs", {})
+    if report.failed and call.when != "teardown":
+        for stack in {id(value): value for value in given.values() if isinstance(value, Stack)}.values():
+            report.sections.append((f"containers of {stack.project}", stack.story()))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,5 +1,6 @@
 """Settings of containers: what a wrong one says, who the students are, and keys that are files."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +24,11 @@ WRONG = [
 @pytest.fixture(scope="module")
 def other(image: str) -> Iterator[Stack]:
     """A project of which nothing is to start."""
-    made = Stack("layerlab-test-settings", image)
-    yield made
-    made.remove()
+    made = Stack(f"layerlab-test-settings-{os.getpid()}", image)
+    try:
+        yield made
+    finally:
+        made.remove()
     assert not any(made.left(kind) for kind in ("ps", "network", "volume"))
 
 

@@ -6,9 +6,11 @@ Whatever is made here carries the project's name and is removed by `Stack.remove
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -205,9 +207,10 @@ class Stack:
     # --- the end ---
 
     def remove(self) -> None:
-        """Remove everything that carries the project's name."""
-        self.compose("down", "-v", "--remove-orphans", "-t", "2", check=False)
-        self._remove_left()
+        """Remove everything that carries the project's name. Somebody who presses Ctrl-C again has to wait."""
+        with undisturbed():
+            self.compose("down", "-v", "--remove-orphans", "-t", "2", check=False)
+            self._remove_left()
 
     def _remove_left(self) -> None:
         """What compose does not count as its own any more: one-off containers, networks made by hand."""
@@ -221,10 +224,31 @@ class Stack:
 
     def left(self, kind: str) -> list[str]:
         """Containers ("ps"), networks or volumes with the project's name."""
-        listing = ["ps", "-a"] if kind == "ps" else [kind, "ls"]
+        listing = ["ps", "-a", "--no-trunc"] if kind == "ps" else [kind, "ls"]
         by_label = docker(*listing, "-q", *self._label()).split()
-        by_name = docker(*listing, "-q", "--filter", f"name={self.project}").split()
-        return sorted({*by_label, *by_name})
+        shown = {"ps": "{{.ID}} {{.Names}}", "network": "{{.ID}} {{.Name}}", "volume": "{{.Name}} {{.Name}}"}
+        named = [line.split() for line in docker(*listing, "--format", shown[kind]).splitlines()]
+        # Not the engine's name filter: it finds project-12 in project-123, which is somebody else's.
+        ours = (self.project + "_", self.project + "-")
+        return sorted({*by_label, *(thing for thing, name in named if name.startswith(ours))})
+
+    def story(self) -> str:
+        """What its containers do and last said, for whoever reads a failure."""
+        state = self.compose("ps", check=False)
+        logs = self.compose("logs", "--no-color", "--tail", "12", check=False)
+        return f"{state.stdout}{state.stderr}\n{logs.stdout[-12_000:]}{logs.stderr[-500:]}"
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Signals to end wait until this is done; commands that are run here inherit that."""
+    ends = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(end, signal.SIG_IGN) for end in ends]
+    try:
+        yield
+    finally:
+        for end, handler in zip(ends, before, strict=True):
+            signal.signal(end, handler)
 
 
 def address_of(name: str) -> str:
