@@ -293,7 +293,7 @@ class InferenceMarket(Contract):
         totals = load_totals(storage)
         offers, calls = _newest(totals.offers), _newest(totals.calls)
         return {
-            "totals": totals,
+            "totals": to_json(totals),
             "offers": [_offer_view(storage, number) for number in offers],
             "calls": [{"call": n, **to_json(_call(storage, n))} for n in calls],
         }
