@@ -15,6 +15,7 @@ import typer
 import bridge.service
 import l1node.service
 import rollup.service
+from chainkit.fault_api import DEVNET_TOKEN
 from chainkit.genesis import genesis_to_json
 from layerlab.cli import settings
 from layerlab.cli.common import Session, verb
@@ -115,8 +116,18 @@ def _check_service_variables(environ: Mapping[str, str]) -> None:
 
 
 def _new_token(given: str | None, containers: bool) -> str:
-    """Others can reach a container, so its token must be nobody's guess."""
+    """Others can reach a container, so its token must be nobody's guess.
+
+    Raises `CommandError` for one that services would refuse, or that no HTTP header can carry.
+    """
     if given:
+        if not (given.isascii() and given.isprintable()) or " " in given:
+            raise CommandError("LAYERLAB_FAULT_TOKEN must be printable ASCII without spaces", "invalid_token")
+        if containers and given == DEVNET_TOKEN:
+            raise CommandError(
+                "LAYERLAB_FAULT_TOKEN is the one that everybody knows; give another, or none: then one is drawn",
+                "invalid_token",
+            )
         return given
     return secrets.token_urlsafe(TOKEN_BYTES) if containers else DevnetConfig.fault_token
 

@@ -35,6 +35,10 @@ BAD_SETTINGS = [
     ("LAYERLAB_STUDENTS", "thirty"),
     ("LAYERLAB_LOG_LEVEL", "loud"),
     ("LAYERLAB_ENABLE_FAULTS", "perhaps"),
+    ("LAYERLAB_FAULT_TOKEN", DEVNET_TOKEN),
+    ("LAYERLAB_FAULT_TOKEN", " padded "),
+    ("LAYERLAB_FAULT_TOKEN", "a\tb"),
+    ("LAYERLAB_FAULT_TOKEN", "ключ"),
 ]
 
 
