@@ -20,6 +20,7 @@ from chainkit.block import MAX_VALIDATORS
 from chainkit.codec import from_json, to_json
 from chainkit.fault_api import DEVNET_TOKEN
 from chainkit.keys import DEV_ACCOUNTS, DEV_VALIDATORS, InvalidDevNameError, dev_keypair
+from layerlab.models import MODELS, USUAL, VALIDATOR, Model
 
 COIN: Final = 1_000_000_000  # gwei
 L1_CHAIN_ID: Final = 900
@@ -77,10 +78,10 @@ def with_window(settings: BridgeSettings, window: int) -> BridgeSettings:
 class DevnetConfig:
     """Times in ms: ``slot_ms`` is L1's, ``block_ms`` the least between L2 blocks. Amounts in gwei.
 
-    ``ports`` by service; empty means the usual ones. ``accounts`` are the names of further well-known
-    accounts, funded as alice is. ``containers``: each service is a container and is reached by its name, not a
-    process of this machine. ``l1_fund`` and ``l2_fund`` are what each account starts with,
-    ``operator_fund`` what the sequencer and the verifier have on L1, ``stake`` each validator's.
+    ``model`` is one of `layerlab.models.MODELS`. ``ports`` by service; empty means the usual ones. ``accounts`` are
+    the names of further well-known accounts, funded as alice is. ``containers``: each service is a container and is
+    reached by its name, not a process of this machine. ``l1_fund`` and ``l2_fund`` are what each account starts
+    with, ``operator_fund`` what the sequencer and the verifier have on L1, ``stake`` each validator's.
 
     Raises `DevnetError` naming the first value that cannot work.
     """
@@ -101,9 +102,12 @@ class DevnetConfig:
     operator_fund: int = 100_000 * COIN
     stake: int = 1_000 * COIN
     containers: bool = False
+    model: str = USUAL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "accounts", tuple(self.accounts))
+        if self.model not in MODELS:
+            raise DevnetError(f"no model {self.model!r:.40}; there are: {', '.join(MODELS)}")
         _check_integers(self)
         _check_accounts(self.accounts)
         if type(self.containers) is not bool:
@@ -131,12 +135,17 @@ class DevnetConfig:
 
     @property
     def validator_names(self) -> list[str]:
-        return [f"validator-{i}" for i in range(self.validators)]
+        return [f"{VALIDATOR}{i}" for i in range(self.validators)]
 
     @property
     def services(self) -> list[str]:
         """Every service, in the order in which they start."""
-        return [*self.validator_names, "sequencer", "verifier", "bridge"]
+        return self.kind.services(self.validators)
+
+    @property
+    def kind(self) -> Model:
+        """What ``model`` names."""
+        return MODELS[self.model]
 
     @property
     def account_names(self) -> list[str]:
@@ -152,6 +161,13 @@ class DevnetConfig:
     @property
     def l1_urls(self) -> list[str]:
         return [self.url(name) for name in self.validator_names]
+
+    @property
+    def app_urls(self) -> list[str]:
+        """Where the chain that carries the application is served."""
+        if not self.kind.bridged:
+            return self.l1_urls
+        return [self.url(name) for name in self.kind.others() if name != "bridge"]
 
     # --- ports ---
 
@@ -174,7 +190,7 @@ class DevnetConfig:
 
     def _ports_from(self, base: int) -> dict[str, int]:
         ports = {name: base + i for i, name in enumerate(self.validator_names)}
-        return ports | {name: base + offset for name, offset in OTHER_PORTS.items()}
+        return ports | {name: base + OTHER_PORTS[name] for name in self.kind.others()}
 
     # --- JSON ---
 

@@ -76,7 +76,8 @@ class Devnet:
             devnet.save()  # the mark first: whatever comes next is known as ours
             devnet.layout.genesis_file.parent.mkdir(exist_ok=True)
             write_json(devnet.layout.genesis_file, genesis_to_json(genesis))
-            write_json(devnet.layout.l2_genesis_file, genesis_to_json(make_l2_genesis(config, time_ms)))
+            if config.kind.bridged:
+                write_json(devnet.layout.l2_genesis_file, genesis_to_json(make_l2_genesis(config, time_ms)))
             devnet.time.create(now)
         return devnet
 
@@ -217,8 +218,10 @@ class Devnet:
         """L1's genesis (L2's is in its bridge contract's parameters)."""
         return genesis_from_json(self.layout.genesis_file.read_bytes())
 
-    def l2_genesis(self) -> Genesis:
-        """The rollup's genesis, as L1's has it."""
+    def l2_genesis(self) -> Genesis | None:
+        """The rollup's genesis, as L1's has it; None if there is no second chain."""
+        if not self.config.kind.bridged:
+            return None
         spec = next(spec for spec in self.genesis().contracts if spec.name == "bridge")
         return decode(BridgeParams, spec.params).l2_genesis
 

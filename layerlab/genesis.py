@@ -9,15 +9,20 @@ holds from block 0.
 
 from collections.abc import Mapping
 
+from apps.inference_market import InferenceMarket
+from apps.market_records import MarketParams
+from apps.token import Token, TokenParams
 from bridge.abi import BridgeParams
+from bridge.contract import Bridge
 from chainkit.block import Validator
 from chainkit.codec import encode
-from chainkit.contract import NoArgs
+from chainkit.contract import Contract, NoArgs
 from chainkit.execution import FeeParameters
 from chainkit.genesis import Genesis, GenesisAccount, GenesisContract, GenesisError, genesis_state
 from chainkit.keys import dev_keypair
-from l1node.staking import StakingParams
+from l1node.staking import Staking, StakingParams
 from layerlab.config import COIN, DevnetConfig, DevnetError
+from rollup.messenger import Messenger
 
 L1_BALANCE = DevnetConfig.l1_fund
 L2_BALANCE = DevnetConfig.l2_fund
@@ -35,6 +40,17 @@ L2_FEES = FeeParameters(
 """A step's proof must fit one L1 transaction: that is what bounds a transaction's gas."""
 
 
+def app_contracts() -> list[GenesisContract]:
+    """The applications, the same on whatever chain carries them: alice mints tokens, judy rules on disputed calls."""
+    market = encode(MarketParams(arbiter=dev_keypair("judy").address))
+    token = encode(TokenParams(minter=dev_keypair("alice").address))
+    return [_contract("inference_market", InferenceMarket, market), _contract("token", Token, token)]
+
+
+def _contract(name: str, kind: type[Contract], params: bytes, balance: int = 0) -> GenesisContract:
+    return GenesisContract(name, f"{kind.__module__}:{kind.__qualname__}", params, balance)
+
+
 def make_l2_genesis(config: DevnetConfig, time_ms: int) -> Genesis:
     """The rollup's genesis; it is part of L1's. ``time_ms`` is that of block 0."""
     return Genesis(
@@ -47,7 +63,7 @@ def make_l2_genesis(config: DevnetConfig, time_ms: int) -> Genesis:
         fees=L2_FEES,
         accounts=_accounts(dict.fromkeys(config.account_names, config.l2_fund)),
         validators=[],
-        contracts=[GenesisContract("messenger", "rollup.messenger:Messenger", encode(NoArgs()))],
+        contracts=_sorted(_contract("messenger", Messenger, encode(NoArgs())), *app_contracts()),
         vault=dev_keypair("vault").address,
     )
 
@@ -57,12 +73,10 @@ def make_l1_genesis(config: DevnetConfig, time_ms: int) -> Genesis:
 
     Raises `DevnetError` if the contracts or the supply do not allow it.
     """
-    l2 = make_l2_genesis(config, time_ms)
-    bridge = encode(BridgeParams(l2, config.settings))
-    staking = encode(StakingParams(unbonding_eras=config.unbonding_eras))
     validators = [Validator(dev_keypair(name).address, config.stake) for name in config.validator_names]
     funds = dict.fromkeys(config.account_names, config.l1_fund)
-    funds |= dict.fromkeys(OPERATORS, config.operator_fund)
+    if config.kind.bridged:
+        funds |= dict.fromkeys(OPERATORS, config.operator_fund)
     funds |= dict.fromkeys(config.validator_names, VALIDATOR_BALANCE)
     genesis = Genesis(
         chain_id=config.l1_chain_id,
@@ -74,16 +88,28 @@ def make_l1_genesis(config: DevnetConfig, time_ms: int) -> Genesis:
         fees=FeeParameters(),
         accounts=_accounts(funds),
         validators=sorted(validators, key=lambda validator: validator.address),
-        contracts=[
-            GenesisContract("bridge", "bridge.contract:Bridge", bridge, l2.total_supply),
-            GenesisContract("staking", "l1node.staking:Staking", staking),
-        ],
+        contracts=_sorted(*_l1_contracts(config, time_ms)),
     )
     try:
         genesis_state(genesis)
     except (GenesisError, ValueError) as error:  # ValueError: an amount over 2**53 while it is summed up
         raise DevnetError(f"this configuration makes no genesis: {error}") from None
     return genesis
+
+
+def _l1_contracts(config: DevnetConfig, time_ms: int) -> list[GenesisContract]:
+    """Staking, and the bridge or, where there is no second chain, the applications."""
+    staking = encode(StakingParams(unbonding_eras=config.unbonding_eras))
+    contracts = [_contract("staking", Staking, staking)]
+    if not config.kind.bridged:
+        return [*contracts, *app_contracts()]
+    l2 = make_l2_genesis(config, time_ms)
+    params = encode(BridgeParams(l2, config.settings))
+    return [*contracts, _contract("bridge", Bridge, params, l2.total_supply)]
+
+
+def _sorted(*contracts: GenesisContract) -> list[GenesisContract]:
+    return sorted(contracts, key=lambda contract: contract.name)
 
 
 def _accounts(funds: Mapping[str, int]) -> list[GenesisAccount]:

@@ -18,6 +18,7 @@ from layerlab.cli.amounts import show_amount, show_coins
 from layerlab.cli.common import CHAIN, PLAIN, Amount, From, Session, verb
 from layerlab.cli.errors import CommandError
 from layerlab.cli.output import short
+from layerlab.models import MODELS
 
 PANEL: Final = "Chains (L1, or the rollup with --l2)"
 HEADS: Final = ("head", "safe", "finalized")
@@ -57,7 +58,8 @@ async def accounts(session: Session) -> None:
     layerlab accounts --json
     """
     clients = {"l1": session.client(session.network.service("l1"))}
-    clients["l2"] = session.client(session.network.service("sequencer"))
+    if MODELS[session.network.model].bridged:
+        clients["l2"] = session.client(session.network.service("l2"))
     found: list[dict[str, Any]] = []
     await session.require_devnet(clients["l1"], "accounts")
     people = {name: dev_keypair(name).address for name in DEV_ACCOUNTS}
@@ -68,13 +70,9 @@ async def accounts(session: Session) -> None:
         for chain, client in clients.items():
             entry[chain] = await _balance_or_none(chain, address, client)
         found.append(entry)
-    rows = [(a["name"], _coins(a["l1"]), _coins(a["l2"]), a["address"]) for a in found]
-    session.out.result(
-        found,
-        lambda: session.out.table(
-            ["name", "L1 coins", "L2 coins", "address"], rows, right=["L1 coins", "L2 coins"]
-        ),
-    )
+    columns = [f"{chain.upper()} coins" for chain in clients]
+    rows = [(a["name"], *(_coins(a[chain]) for chain in clients), a["address"]) for a in found]
+    session.out.result(found, lambda: session.out.table(["name", *columns, "address"], rows, right=columns))
 
 
 async def _balance_or_none(chain: str, address: bytes, client: ChainClient) -> int | None:

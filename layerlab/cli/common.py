@@ -167,7 +167,7 @@ class Session:
         url: str | None = self.options.get("url")
         if url:
             return url
-        return self.network.service("sequencer" if self.options.get("l2") else "l1")
+        return self.network.service("l2" if self.options.get("l2") else "l1")
 
     @property
     def chain(self) -> ChainClient:
@@ -189,7 +189,7 @@ class Session:
 
     @property
     def l2(self) -> ChainClient:
-        return self.client(self.options.get("l2_url") or self.network.service("sequencer"))
+        return self.client(self.options.get("l2_url") or self.network.service("l2"))
 
     @property
     def bridge(self) -> ChainClient:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from layerlab.config import HOST, DevnetError
 from layerlab.layout import MARK
+from layerlab.models import MODELS, USUAL
 
 DEFAULT_URLS: Final = {
     "validator-0": f"http://{HOST}:8545",
@@ -43,13 +44,27 @@ class Network:
         file = None if self.directory is None else self.directory / "genesis" / "l1.json"
         return file if file is not None and file.is_file() else None
 
+    @property
+    def model(self) -> str:
+        """The devnet's model; without a devnet the usual one."""
+        return str(self.config.get("model", USUAL))
+
     def service(self, name: str) -> str:
-        """The address of a service; ``l1`` is the first validator. Raises `DevnetError`."""
+        """The address of a service; ``l1`` is the first validator, ``l2`` carries the application on a second chain.
+
+        Raises `DevnetError`.
+        """
+        if name == "l2":
+            name = MODELS[self.model].app
+            if name == FIRST_VALIDATOR:
+                raise DevnetError(f"the model {self.model!r} has one chain; leave out --l2")
         name = FIRST_VALIDATOR if name == "l1" else name
         try:
             return self.urls[name]
         except KeyError:
-            raise DevnetError(f"no service {name!r}; there are l1, {', '.join(self.urls)}") from None
+            raise DevnetError(
+                f"no service {name!r} in the model {self.model!r}; there are l1, {', '.join(self.urls)}"
+            ) from None
 
 
 def find_network(directory: Path) -> Network:

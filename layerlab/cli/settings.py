@@ -13,6 +13,7 @@ from msgspec import structs
 
 from layerlab.cli.common import read_amount
 from layerlab.config import DevnetConfig, DevnetError, student_names, with_window
+from layerlab.models import MODELS, USUAL
 
 MOST_STUDENTS: Final = 300
 
@@ -30,6 +31,13 @@ def _coins(option: str, text: str) -> Any:
     return typer.Option(option, envvar=variable(option), parser=read_amount, metavar="COINS", help=text)
 
 
+Wanted = Mapping[str, int | str | None]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model", envvar="LAYERLAB_MODEL", help=f"{', '.join(MODELS)}. Default {USUAL}.", metavar="MODEL"
+    ),
+]
 Validators = Annotated[int | None, _integer("--validators", 1, 32, "L1 validators. Default 4.")]
 SlotMs = Annotated[int | None, _integer("--slot-ms", 50, 60_000, "L1 slot, in ms. Default 1000.")]
 BlockMs = Annotated[
@@ -48,7 +56,7 @@ Students = Annotated[
 ]
 
 
-def changed(config: DevnetConfig, wanted: Mapping[str, int | None]) -> DevnetConfig:
+def changed(config: DevnetConfig, wanted: Wanted) -> DevnetConfig:
     """``config`` with these options, None being none. Raises `DevnetError` naming the first that cannot work."""
     for name, value in wanted.items():
         if value is not None:
@@ -60,7 +68,7 @@ def changed(config: DevnetConfig, wanted: Mapping[str, int | None]) -> DevnetCon
     return config
 
 
-def _change(config: DevnetConfig, name: str, value: int) -> dict[str, Any]:
+def _change(config: DevnetConfig, name: str, value: Any) -> dict[str, Any]:
     """The fields of a configuration that an option changes."""
     if name == "window":
         return {"settings": with_window(config.settings, value)}
@@ -68,6 +76,7 @@ def _change(config: DevnetConfig, name: str, value: int) -> dict[str, Any]:
         return {"settings": structs.replace(config.settings, **{name: value})}
     if name == "students":
         return {"accounts": student_names(value)}
-    if name == "validators" and value != config.validators:
-        return {name: value, "ports": {}}
-    return {name: value}
+    if value == getattr(config, name):
+        return {}
+    moved: dict[str, Any] = {"ports": {}} if name in ("validators", "model") else {}  # other services, other ports
+    return {name: value, **moved}

@@ -74,6 +74,7 @@ def up(
             help="The first validator's port (8545).",
         ),
     ] = None,
+    model: settings.ModelName = None,
     validators: settings.Validators = None,
     slot_ms: settings.SlotMs = None,
     block_ms: settings.BlockMs = None,
@@ -84,14 +85,17 @@ def up(
 ) -> None:
     """Bring a devnet up: 4 validators, a sequencer, a verifier and the bridge, each its own process.
 
+    --model sovereign: the validators alone, with the applications on their chain.
     Stays in the foreground until Ctrl-C. What was there before goes on where it stood.
 
     Examples:
     layerlab up
     layerlab up --detach --fresh
+    layerlab up --model sovereign
     layerlab up --free-ports --dir /tmp/second --slot-ms 500
     """
     wanted = {
+        "model": model,
         "validators": validators,
         "slot_ms": slot_ms,
         "block_ms": block_ms,
@@ -118,9 +122,7 @@ def up(
         _stay_up(session, devnet)
 
 
-def _open_or_create(
-    session: Session, wanted: Mapping[str, int | None], ports: Ports, *, with_parent: bool
-) -> Devnet:
+def _open_or_create(session: Session, wanted: settings.Wanted, ports: Ports, *, with_parent: bool) -> Devnet:
     """What is there goes on; options that are given must be those that it has."""
     directory = session.directory
     there = Devnet.exists(directory)
@@ -135,62 +137,65 @@ def _open_or_create(
 def banner(devnet: Devnet) -> dict[str, Any]:
     """All that one needs to know to use the devnet."""
     config = devnet.config
-    genesis = devnet.genesis()
-    l2 = devnet.l2_genesis()
-    funds = {a.address: a.balance for a in genesis.accounts}
-    l2_funds = {a.address: a.balance for a in l2.accounts}
+    chains = {"l1": (devnet.genesis(), config.l1_urls)}
+    if (l2 := devnet.l2_genesis()) is not None:
+        chains["l2"] = (l2, config.app_urls)
+    funds = {
+        chain: {a.address: a.balance for a in genesis.accounts} for chain, (genesis, _) in chains.items()
+    }
     return {
+        "model": config.model,
         "chains": {
-            "l1": {"chain_id": genesis.chain_id, "name": genesis.name, "endpoints": config.l1_urls},
-            "l2": {
-                "chain_id": config.l2_chain_id,
-                "name": l2.name,
-                "endpoints": [config.url("sequencer"), config.url("verifier")],
-            },
+            chain: {"chain_id": genesis.chain_id, "name": genesis.name, "endpoints": urls}
+            for chain, (genesis, urls) in chains.items()
         },
         "endpoints": devnet.urls(),
-        "contracts": {
-            "l1": [c.name for c in genesis.contracts],
-            "l2": [c.name for c in l2.contracts],
-        },
-        "accounts": [_account(name, funds, l2_funds) for name in config.account_names],
+        "contracts": {chain: [c.name for c in genesis.contracts] for chain, (genesis, _) in chains.items()},
+        "accounts": [_account(name, funds) for name in config.account_names],
         "challenge_window": config.settings.challenge_window,
         "slot_ms": config.slot_ms,
         "directory": str(devnet.directory),
     }
 
 
-def _account(name: str, l1: Mapping[bytes, int], l2: Mapping[bytes, int]) -> dict[str, Any]:
+def _account(name: str, funds: Mapping[str, Mapping[bytes, int]]) -> dict[str, Any]:
     address = dev_keypair(name).address
-    return {"name": name, "address": "0x" + address.hex(), "l1": l1.get(address, 0), "l2": l2.get(address, 0)}
+    balances = {chain: balances.get(address, 0) for chain, balances in funds.items()}
+    return {"name": name, "address": "0x" + address.hex(), **balances}
 
 
 def _show_banner(session: Session, value: Mapping[str, Any]) -> None:
     out = session.out
-    ends, l1, l2 = value["endpoints"], value["chains"]["l1"], value["chains"]["l2"]
+    ends, chains = value["endpoints"], value["chains"]
+    bridged = "l2" in chains
     where = _where(session)
     state = "goes on where it stood" if value["resumed"] else "is new"
-    out.say(f"\n[bold]layerlab devnet[/] {state}; up in {value['seconds']} s\n")
-    out.fields(
-        {
-            f"L1 (chain {l1['chain_id']})": "  ".join(l1["endpoints"]),
-            f"L2 (chain {l2['chain_id']})": f"{ends['sequencer']} (sequencer)  {ends['verifier']} (verifier)",
-            "bridge": ends["bridge"],
-            "API docs": f"{ends['bridge']}/docs, and /docs at each of the others",
-            "contracts": f"L1: {', '.join(value['contracts']['l1'])}   L2: {', '.join(value['contracts']['l2'])}",
-            "pace": f"a slot every {value['slot_ms']} ms; challenge window {blocks(value['challenge_window'])}",
-            "data": value["directory"],
-        }
+    out.say(f"\n[bold]layerlab devnet[/] ({value['model']}) {state}; up in {value['seconds']} s\n")
+    pace = f"a slot every {value['slot_ms']} ms"
+    lines = {
+        f"{c.upper()} (chain {about['chain_id']})": "  ".join(about["endpoints"])
+        for c, about in chains.items()
+    }
+    lines |= {"bridge": ends["bridge"]} if bridged else {}
+    lines["API docs"] = (
+        f"{ends['bridge' if bridged else 'validator-0']}/docs, and /docs at each of the others"
     )
+    lines["contracts"] = "   ".join(
+        f"{c.upper()}: {', '.join(names)}" for c, names in value["contracts"].items()
+    )
+    lines["pace"] = pace + (f"; challenge window {blocks(value['challenge_window'])}" if bridged else "")
+    lines["data"] = value["directory"]
+    out.fields(lines)
     first = value["accounts"][0]
-    out.say(
-        f"\n[bold]Accounts[/] (well-known keys, worthless elsewhere; at genesis {show_amount(first['l1'])} on L1, "
-        f"{show_amount(first['l2'])} on L2)"
-    )
+    funds = ", ".join(f"{show_amount(first[chain])} on {chain.upper()}" for chain in chains)
+    out.say(f"\n[bold]Accounts[/] (well-known keys, worthless elsewhere; at genesis {funds})")
     out.table(["", ""], [(account["name"], account["address"]) for account in value["accounts"]])
     out.say("\n[bold]Next[/]")
-    out.say(f"  layerlab deposit --from alice --amount 10 --wait{where}")
-    out.say(f"  layerlab withdraw --from bob --amount 30 --wait{where}")
+    if bridged:
+        out.say(f"  layerlab deposit --from alice --amount 10 --wait{where}")
+        out.say(f"  layerlab withdraw --from bob --amount 30 --wait{where}")
+    else:
+        out.say(f"  layerlab send --from alice --to bob --amount 10{where}")
     ending = (
         f"End it with: layerlab down{where}" if value["detached"] else "Ctrl-C ends it; its state is kept."
     )

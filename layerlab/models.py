@@ -1,0 +1,52 @@
+"""The models that are compared: who runs what, and which chain carries the application.
+
+Responsible for naming the services of each model and what they are for. Must not know how a service is started,
+nor what an experiment does with it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+VALIDATOR: Final = "validator-"
+SEQUENCER: Final = "sequencer"
+VERIFIER: Final = "verifier"
+BRIDGE: Final = "bridge"
+
+
+@dataclass(frozen=True)
+class Model:
+    """``others``: the services besides L1's validators, in the order in which they start. ``app``: the service
+    whose chain carries the application. ``about`` is for people."""
+
+    name: str
+    about: str
+    app: str
+    others: Callable[[], list[str]]
+
+    @property
+    def bridged(self) -> bool:
+        """Whether there is a second chain, and a bridge to it."""
+        return BRIDGE in self.others()
+
+    def services(self, validators: int) -> list[str]:
+        """Every service, in the order in which they start."""
+        return [*(f"{VALIDATOR}{i}" for i in range(validators)), *self.others()]
+
+
+_ALL: Final = (
+    Model(
+        "sovereign",
+        "an own L1 with its own validators, the application on it, no bridge",
+        f"{VALIDATOR}0",
+        lambda: [],
+    ),
+    Model(
+        "optimistic",
+        "a rollup on the L1: one sequencer, fraud proofs, the bridge as L1 consensus code",
+        SEQUENCER,
+        lambda: [SEQUENCER, VERIFIER, BRIDGE],
+    ),
+)
+MODELS: Final = {model.name: model for model in _ALL}
+USUAL: Final = "optimistic"
