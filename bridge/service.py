@@ -4,6 +4,7 @@ Responsible for putting the parts together and for refusing with one line what c
 any part decides.
 """
 
+import argparse
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,9 @@ def bridge_params(l1: Chain) -> BridgeParams:
     """The bridge's parameters in L1's genesis. Raises `StartupError` if there is no bridge."""
     contract = l1.rules.contracts.get(BRIDGE)
     if contract is None or not isinstance(contract.params, BridgeParams):
-        raise StartupError("the L1 genesis has no bridge contract; give the genesis of an L1 that has one")
+        raise StartupError(
+            f"the L1 genesis has no bridge contract; give that of an L1 that has one with {named('--l1-genesis')}"
+        )
     return contract.params
 
 
@@ -113,12 +116,20 @@ def parser(environ: Mapping[str, str] = os.environ) -> ServiceParser:
     return options
 
 
+def genesis_option(args: argparse.Namespace) -> str:
+    """Which of the two names counts: what is on the command line, then what has a value, then --l1-genesis."""
+    given = args.on_command_line & {"genesis", "l1_genesis"} or {
+        n for n in ("genesis", "l1_genesis") if vars(args)[n]
+    }
+    return "--genesis" if given == {"genesis"} else "--l1-genesis"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the service; returns the exit code (see `chainkit.service`)."""
     args = parser().parse_args(arguments)
 
     async def start() -> Service:
-        genesis = read_genesis(args, "--genesis" if args.genesis and not args.l1_genesis else "--l1-genesis")
+        genesis = read_genesis(args, genesis_option(args))
         l1_urls = parse_urls("--l1", args.l1)
         if not l1_urls:
             raise StartupError(f"no L1 node; give addresses with {named('--l1')}")

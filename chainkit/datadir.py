@@ -28,7 +28,8 @@ class DataDirLock:
             descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise DataDirError(
-                f"data directory {str(path)!r}: {error.strerror}; give another with --data, or correct it"
+                f"data directory {str(path)!r}: {error.strerror}; correct it, or give another with --data "
+                "(LAYERLAB_DATA)"
             ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,7 +38,7 @@ class DataDirLock:
             os.close(descriptor)
             raise DataDirError(
                 f"data directory {str(path)!r} is in use by process {holder or 'unknown'}; "
-                "stop it, or give another directory with --data"
+                "stop it, or give another directory with --data (LAYERLAB_DATA)"
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -43,12 +43,14 @@ def check_fault_token(host: str, token: str) -> None:
     """Raises `StartupError` for an empty token, or for the well-known one where strangers can reach us."""
     if not token:
         raise StartupError(
-            "--fault-token (LAYERLAB_FAULT_TOKEN) is empty; give a secret, or leave out --enable-faults"
+            "--fault-token (LAYERLAB_FAULT_TOKEN) is empty; give a secret, or leave out --enable-faults "
+            "(LAYERLAB_ENABLE_FAULTS)"
         )
     if token == DEVNET_TOKEN and not _is_loopback(host):
         raise StartupError(
-            f"faults could be turned on by anyone who reaches {host}: give a secret with --fault-token "
-            f"(LAYERLAB_FAULT_TOKEN) or --fault-token-file (LAYERLAB_FAULT_TOKEN_FILE), or listen on 127.0.0.1"
+            f"faults could be turned on by anyone who reaches {host!r:.80}: give a secret with --fault-token "
+            f"(LAYERLAB_FAULT_TOKEN) or --fault-token-file (LAYERLAB_FAULT_TOKEN_FILE), or listen on "
+            f"127.0.0.1 (LAYERLAB_HOST)"
         )
 
 

@@ -8,25 +8,30 @@ wrong value is one line that names where it came from, and exit code 2.
 """
 
 import argparse
+import errno
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
-from chainkit.clock import Clock, SystemClock, VirtualClock
+import httpx
+
+from chainkit.clock import Clock, ClockError, SystemClock, VirtualClock
 from chainkit.fault_api import DEVNET_TOKEN, check_fault_token
 from chainkit.genesis import Genesis, GenesisError, genesis_from_json
 from chainkit.keys import InvalidDevNameError, KeyPair, dev_keypair
-from chainkit.keystore import load_key
+from chainkit.keystore import KeyFileError, load_key
 from chainkit.logs import LEVELS
-from chainkit.service import EXIT_STARTUP, RunOptions, StartupError
+from chainkit.service import EXIT_STARTUP, RunOptions, StartupError, one_line
 
 MAX_GENESIS_BYTES: Final = 4 * 1024 * 1024
 MAX_SECRET_BYTES: Final = 4096
 MAX_URLS: Final = 64
 MAX_MESSAGE_CHARS: Final = 400
+QUOTED_CHARS: Final = 80
 PASSPHRASE: Final = "LAYERLAB_PASSPHRASE"
 _YES: Final = ("1", "true", "yes", "on")
 _NO: Final = ("0", "false", "no", "off")
@@ -69,6 +74,7 @@ class ServiceParser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str, environ: Mapping[str, str]) -> None:
         super().__init__(prog, description=description, allow_abbrev=False)
         self.settings: dict[str, Setting] = {}
+        self.secrets: dict[str, str] = {}
         self._environ = environ
 
     def setting(
@@ -88,6 +94,15 @@ class ServiceParser(argparse.ArgumentParser):
         more: dict[str, Any] = {"action": "store_true"} if flag else {"type": read, "metavar": metavar}
         self.add_argument(option, help=f"{help_} [{variable(option)}]", default=argparse.SUPPRESS, **more)
 
+    def secret(self, name: str, help_: str) -> None:
+        """Mention a variable that has no option, for everyone on the machine reads command lines."""
+        self.secrets[name] = help_
+
+    def variables(self) -> dict[str, tuple[str, str, Any]]:
+        """Every variable that is read, with its option ("": it has none), help and default."""
+        options = {name: (s.option, s.help, s.default) for name, s in self.settings.items()}
+        return options | {name: ("", help_, None) for name, help_ in self.secrets.items()}
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """As argparse does; ends the process with exit code 2 and one line for a wrong value."""
         found: argparse.Namespace = super().parse_args(args, namespace)
@@ -104,12 +119,15 @@ class ServiceParser(argparse.ArgumentParser):
         try:
             return setting.read(text)
         except argparse.ArgumentTypeError as error:
-            self.error(f"{name}: {error}")
+            self._refuse(f"{name}: {error}")
 
     def error(self, message: str) -> NoReturn:
-        """One line, whatever it quotes, and exit code 2."""
-        line = " ".join(message.removeprefix("argument ").split())[:MAX_MESSAGE_CHARS]
-        self.exit(EXIT_STARTUP, f"{self.prog}: {line}; see --help\n")
+        """A wrong command line: one line, whatever it quotes, and exit code 2."""
+        self._refuse(one_line(message.removeprefix("argument "), MAX_MESSAGE_CHARS) + "; see --help")
+
+    def _refuse(self, message: str) -> NoReturn:
+        self.exit(EXIT_STARTUP, f"{self.prog}: {one_line(message, MAX_MESSAGE_CHARS + 20)}\n")
+        raise AssertionError("exit returns to nobody")
 
 
 def service_parser(
@@ -137,6 +155,8 @@ def service_parser(
             metavar="FILE",
         )
         add("--dev-key", "well-known key of a devnet, by name", metavar="NAME")
+        parser.secret(PASSPHRASE, "passphrase of the key file")
+        parser.secret(PASSPHRASE + "_FILE", "a file that holds that passphrase")
     parser.add_argument("--exit-with-parent", action="store_true", help="end when the parent process ends")
     return parser
 
@@ -154,7 +174,10 @@ def add_fault_options(parser: ServiceParser) -> None:
 
 
 def _quoted(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "...")
+    shown = repr(text[:QUOTED_CHARS])
+    if len(text) <= QUOTED_CHARS and len(shown) <= QUOTED_CHARS + 2:
+        return shown
+    return f"{shown[: QUOTED_CHARS - 3]}...{shown[0]}"  # an escape may take ten characters
 
 
 def read_integer(low: int, high: int) -> Read:
@@ -192,16 +215,22 @@ def parse_urls(option: str, text: str) -> list[str]:
     """Addresses with commas between them, each once, at most `MAX_URLS`. Raises `StartupError`."""
     urls = [part.strip().rstrip("/") for part in text.split(",") if part.strip()]
     for url in urls:
-        try:
-            parts = urlsplit(url)
-            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            good = False
-        if not good or parts.query or parts.fragment:
+        if not _is_address(url):
             raise StartupError(f"{named(option)}: {_quoted(url)} is no address like http://127.0.0.1:8545")
     if len(urls) > MAX_URLS:
         raise StartupError(f"{named(option)}: {len(urls)} addresses, {MAX_URLS} at most")
     return list(dict.fromkeys(urls))
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts, host = urlsplit(url), httpx.URL(url).host
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
+        return False
+    # What resolves names raises no OSError for labels of another length: a loop would end of it, much later.
+    good = good and len(host) <= 253 and all(0 < len(label) < 64 for label in host.split("."))
+    return good and not any((parts.query, parts.fragment, *map(str.isspace, url)))
 
 
 # --- what the options name ---------------------------------------------------------------------------------------
@@ -223,16 +252,12 @@ def read_genesis(args: argparse.Namespace, option: str = "--genesis") -> Genesis
 def read_genesis_file(path: Path, option: str = "--genesis") -> Genesis:
     """A genesis file. Raises `StartupError` with one line."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_GENESIS_BYTES + 1)
+        return genesis_from_json(_read_file(path, MAX_GENESIS_BYTES))
     except OSError as error:
-        raise StartupError(
-            f"genesis file {str(path)!r}: {error.strerror}; give another with {named(option)}"
-        ) from None
-    try:
-        return genesis_from_json(data)
+        problem = error.strerror
     except GenesisError as error:
-        raise StartupError(f"genesis file {str(path)!r}: {error}") from None
+        problem = str(error)
+    raise StartupError(f"genesis file {_quoted(str(path))}: {problem}; give another with {named(option)}")
 
 
 def data_directory(args: argparse.Namespace) -> Path:
@@ -243,14 +268,17 @@ def data_directory(args: argparse.Namespace) -> Path:
 
 
 def make_clock(args: argparse.Namespace) -> Clock:
-    """Wall time, or the clock of the file that ``--clock`` names. Raises `ClockError`."""
-    return VirtualClock(Path(args.clock)) if args.clock else SystemClock()
+    """Wall time, or the clock of the file that ``--clock`` names. Raises `StartupError`."""
+    try:
+        return VirtualClock(Path(args.clock)) if args.clock else SystemClock()
+    except ClockError as error:
+        raise StartupError(f"{named('--clock')}: {error}") from None
 
 
 def read_key(
     args: argparse.Namespace, genesis: Genesis, *, environ: Mapping[str, str] = os.environ
 ) -> KeyPair | None:
-    """The key that the options name; None if they name none. Raises `StartupError`, `KeyFileError`."""
+    """The key that the options name; None if they name none. Raises `StartupError`."""
     if args.key_file and args.dev_key:
         raise StartupError(f"two keys; give {named('--key-file')} or {named('--dev-key')}, not both")
     if args.dev_key:
@@ -263,15 +291,26 @@ def read_key(
         except InvalidDevNameError as error:
             raise StartupError(f"{named('--dev-key')}: {error}") from None
     if args.key_file:
-        return load_key(Path(args.key_file), _passphrase(environ))
+        passphrase, where = _passphrase(environ)
+        try:
+            return load_key(Path(args.key_file), passphrase)
+        except KeyFileError as error:
+            raise StartupError(f"{named('--key-file')} with {where}: {error}") from None
     return None
 
 
-def _passphrase(environ: Mapping[str, str]) -> str:
+def _passphrase(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The passphrase, and the variable that it is from."""
     given, file = environ.get(PASSPHRASE, ""), environ.get(PASSPHRASE + "_FILE", "")
     if given and file:
         raise StartupError(f"two passphrases; give {PASSPHRASE} or {PASSPHRASE}_FILE, not both")
-    return read_secret_file(Path(file), PASSPHRASE + "_FILE") if file else given
+    if not given and not file:
+        raise StartupError(
+            f"no passphrase for {named('--key-file')}; give {PASSPHRASE}, or a file with {PASSPHRASE}_FILE"
+        )
+    if given:
+        return given, PASSPHRASE
+    return read_secret_file(Path(file), PASSPHRASE + "_FILE"), PASSPHRASE + "_FILE"
 
 
 def read_fault_token(args: argparse.Namespace) -> str | None:
@@ -279,14 +318,14 @@ def read_fault_token(args: argparse.Namespace) -> str | None:
     if not args.enable_faults:
         return None
     token, file = args.fault_token, args.fault_token_file
-    if token and file:
-        given = args.on_command_line & {"fault_token", "fault_token_file"}
-        if len(given) != 1:
-            raise StartupError(
-                f"two fault tokens; give {named('--fault-token')} or {named('--fault-token-file')}, not both"
-            )
+    given = args.on_command_line & {"fault_token", "fault_token_file"}
+    if len(given) == 1:  # even an empty one wins: it is refused, and no other is taken in its place
         token, file = (token, None) if "fault_token" in given else (None, file)
-    if file:
+    if token is not None and file is not None:
+        raise StartupError(
+            f"two fault tokens; give {named('--fault-token')} or {named('--fault-token-file')}, not both"
+        )
+    if file is not None:
         token = read_secret_file(Path(file), named("--fault-token-file"))
     token = DEVNET_TOKEN if token is None else token
     check_fault_token(args.host, token)
@@ -295,17 +334,33 @@ def read_fault_token(args: argparse.Namespace) -> str | None:
 
 def read_secret_file(path: Path, where: str) -> str:
     """The one line in a file. Raises `StartupError`; what it says never shows the secret."""
+    shown = _quoted(str(path))
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SECRET_BYTES + 1)
+        data = _read_file(path, MAX_SECRET_BYTES)
     except OSError as error:
-        raise StartupError(f"{where}: {str(path)!r}: {error.strerror}") from None
+        raise StartupError(f"{where}: {shown}: {error.strerror}; give a file that can be read") from None
     try:
         text = data.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         text = ""
     if not text or not text.isprintable() or len(data) > MAX_SECRET_BYTES:
         raise StartupError(
-            f"{where}: {str(path)!r} does not hold one line of 1 to {MAX_SECRET_BYTES} printable characters"
+            f"{where}: {shown} does not hold one line of 1 to {MAX_SECRET_BYTES} printable characters"
         )
     return text
+
+
+def _read_file(path: Path, limit: int) -> bytes:
+    """At most ``limit`` + 1 bytes of a regular file. Raises `OSError` with a ``strerror`` for people."""
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            return file.read(limit + 1)
+    except ValueError:  # a zero byte, or half a surrogate pair
+        raise OSError(errno.EINVAL, "not the name of a file") from None
+
+
+def _open_without_waiting(name: str, flags: int) -> int:
+    # O_NONBLOCK: a FIFO in the file's place must not hang the start.
+    return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -112,7 +112,9 @@ def bind(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError):
-        raise StartupError(f"cannot resolve host {host!r}; give an address with --host") from None
+        raise StartupError(
+            f"cannot resolve host {host!r}; give an address with --host (LAYERLAB_HOST)"
+        ) from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -123,11 +125,12 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise StartupError(
-                f"port {port} on {host} is in use; stop what uses it, or give another with --port"
+                f"port {port} on {host} is in use; stop what uses it, or give another with --port (LAYERLAB_PORT)"
             ) from None
         reason = getattr(error, "strerror", None) or str(error)
         raise StartupError(
-            f"cannot listen on {host} port {port}: {reason}; correct --host or --port"
+            f"cannot listen on {host} port {port}: {reason}; correct --host (LAYERLAB_HOST) or "
+            f"--port (LAYERLAB_PORT)"
         ) from None
     return listener
 
@@ -141,9 +144,19 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _cannot_start(options: RunOptions, error: Exception) -> int:
-    line = " ".join(str(error).split())
-    print(f"{options.name}: {line}", file=sys.stderr, flush=True)
+    print(f"{options.name}: {one_line(str(error))}", file=sys.stderr, flush=True)
     return EXIT_STARTUP
+
+
+def one_line(text: str, limit: int = 800) -> str:
+    """``text`` as one line that cannot steer a terminal, of ``limit`` characters at most.
+
+    What is too long loses its middle: the end says what to do.
+    """
+    safe = "".join(c if c.isprintable() or c.isspace() else ascii(c)[1:-1] for c in text)
+    line = " ".join(safe.split())
+    half = (limit - 5) // 2
+    return line if len(line) <= limit else f"{line[:half]} ... {line[-half:]}"
 
 
 class _Server(uvicorn.Server):

@@ -150,19 +150,20 @@ class Store:
             raise StoreError(
                 f"data directory {str(self.path)!r} was written by another version of layerlab "
                 f"(schema {version}, this one has {SCHEMA_VERSION}); use that version, or give another "
-                f"directory with --data"
+                f"directory with --data (LAYERLAB_DATA)"
             )
         known = self.get_meta("genesis")
         if known != genesis_hash:
             raise StoreError(
                 f"data directory {str(self.path)!r} belongs to another chain (its genesis is "
-                f"{_short(known)}, yours is {_short(genesis_hash)}); give its genesis file, or another --data"
+                f"{_short(known)}, yours is {_short(genesis_hash)}); give its genesis file, or another "
+                f"--data (LAYERLAB_DATA)"
             )
         owner = (self.get_meta("role") or b"").decode("utf-8", "replace")
         if owner != role:
             raise StoreError(
                 f"data directory {str(self.path)!r} belongs to a {owner or 'nameless role'}, not to a "
-                f"{role}; give another directory with --data"
+                f"{role}; give another directory with --data (LAYERLAB_DATA)"
             )
 
     def _create(self, genesis_hash: bytes, role: str) -> None:

@@ -25,8 +25,9 @@ class Checkpoint(NamedTuple):
         """
         if stored is not None and stored != self.hash:
             raise StartupError(
-                f"the data directory has another block at height {self.height} than --checkpoint says "
-                f"(0x{stored.hex()}): another history; correct --checkpoint, or give an empty --data"
+                f"the data directory has another block at height {self.height} than --checkpoint "
+                f"(LAYERLAB_CHECKPOINT) says (0x{stored.hex()}): another history; correct it, or give an empty "
+                f"--data (LAYERLAB_DATA)"
             )
 
 
@@ -38,4 +39,4 @@ def parse_checkpoint(text: str) -> Checkpoint:
             raise CodecError("the height is not a number")
         return Checkpoint(int(height), parse_hex(block_hash, "the hash", 32))
     except CodecError as error:
-        raise StartupError(f"--checkpoint is not HEIGHT:0xHASH: {error}") from None
+        raise StartupError(f"--checkpoint (LAYERLAB_CHECKPOINT) is not HEIGHT:0xHASH: {error}") from None

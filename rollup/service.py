@@ -163,7 +163,9 @@ def bridge_params(l1: Chain) -> BridgeParams:
     """The bridge's parameters in L1's genesis. Raises `StartupError` if there is no bridge."""
     contract = l1.rules.contracts.get(BRIDGE)
     if contract is None or not isinstance(contract.params, BridgeParams):
-        raise StartupError("the L1 genesis has no bridge contract; give the genesis of an L1 that has one")
+        raise StartupError(
+            f"the L1 genesis has no bridge contract; give that of an L1 that has one with {named('--l1-genesis')}"
+        )
     return contract.params
 
 

@@ -89,7 +89,8 @@ def test_a_port_in_use_is_one_line_and_code_2_before_anything_is_made(start: Sta
         _, err = process.communicate(timeout=20)
     assert process.returncode == 2
     assert err.splitlines() == [
-        f"test-service: port {port} on 127.0.0.1 is in use; stop what uses it, or give another with --port"
+        f"test-service: port {port} on 127.0.0.1 is in use; stop what uses it, or give another with --port "
+        "(LAYERLAB_PORT)"
     ]
     assert not (tmp_path / "untouched").exists()
 
