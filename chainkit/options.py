@@ -32,6 +32,7 @@ MAX_SECRET_BYTES: Final = 4096
 MAX_URLS: Final = 64
 MAX_MESSAGE_CHARS: Final = 400
 QUOTED_CHARS: Final = 80
+PATH_CHARS: Final = 240
 PASSPHRASE: Final = "LAYERLAB_PASSPHRASE"
 _YES: Final = ("1", "true", "yes", "on")
 _NO: Final = ("0", "false", "no", "off")
@@ -180,6 +181,12 @@ def _quoted(text: str) -> str:
     return f"{shown[: QUOTED_CHARS - 3]}...{shown[0]}"  # an escape may take ten characters
 
 
+def _shown(path: Path) -> str:
+    """A path for a message. Of a long one the middle goes: its end is what people look for."""
+    text = repr(str(path))
+    return text if len(text) <= PATH_CHARS else f"{text[:60]}...{text[63 - PATH_CHARS :]}"
+
+
 def read_integer(low: int, high: int) -> Read:
     """A reader of decimal integers from ``low`` to ``high``."""
 
@@ -257,7 +264,7 @@ def read_genesis_file(path: Path, option: str = "--genesis") -> Genesis:
         problem = error.strerror
     except GenesisError as error:
         problem = str(error)
-    raise StartupError(f"genesis file {_quoted(str(path))}: {problem}; give another with {named(option)}")
+    raise StartupError(f"genesis file {_shown(path)}: {problem}; give another with {named(option)}")
 
 
 def data_directory(args: argparse.Namespace) -> Path:
@@ -334,7 +341,7 @@ def read_fault_token(args: argparse.Namespace) -> str | None:
 
 def read_secret_file(path: Path, where: str) -> str:
     """The one line in a file. Raises `StartupError`; what it says never shows the secret."""
-    shown = _quoted(str(path))
+    shown = _shown(path)
     try:
         data = _read_file(path, MAX_SECRET_BYTES)
     except OSError as error:

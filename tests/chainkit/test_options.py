@@ -294,7 +294,9 @@ def test_what_is_no_file_is_no_secret_and_nobody_waits_for_it(tmp_path: Path) ->
     for path in (fifo, tmp_path, Path("/dev/zero"), Path("a\0b"), Path("\ud800"), Path("x" * 5000)):
         with pytest.raises(StartupError, match=r"^X: ") as refused:
             read_secret_file(path, "X")
-        assert len(str(refused.value)) < 300
+        assert len(str(refused.value)) < 400
+    with pytest.raises(StartupError, match="/the-name"):
+        read_secret_file(Path("/long" * 100) / "the-name", "X")
 
 
 # --- keys ---
