@@ -42,6 +42,8 @@ from chainkit.state import contract_address
 CAP = 1_000
 KEYS = st.sampled_from((AGENT, PROVIDER, OTHER))
 CALL = st.integers(0, 5)
+WHO = st.sampled_from(("right", "right", "right", "agent", "provider", "arbiter"))
+SETTLING = ("confirm", "claim", "refund", "split")
 OPEN = ("requested", "answered", "disputed")
 
 
@@ -66,8 +68,16 @@ class MarketMoney(RuleBasedStateMachine):
         self.purses[key.address] -= receipt.fee
         return receipt.success
 
-    def known(self, number: int) -> dict[str, object]:
-        return self.calls[number] if number < len(self.calls) else {"status": "unknown", "late": 0}
+    def newest(self, number: int, *statuses: str) -> tuple[int, dict[str, object]]:
+        """One of the calls, the newest first, if possible of one of these statuses."""
+        found = [i for i, call in enumerate(self.calls) if call["status"] in statuses]
+        found = found or list(range(len(self.calls)))
+        index = found[-1 - number % len(found)]
+        return index, self.calls[index]
+
+    def key(self, call: dict[str, object], who: str, right: str) -> KeyPair:
+        side = right if who == "right" else who
+        return ARBITER if side == "arbiter" else next(key for key in PEOPLE if key.address == call[side])
 
     def late(self, call: dict[str, object]) -> bool:
         return self.world.height > call["late"]
@@ -100,7 +110,7 @@ class MarketMoney(RuleBasedStateMachine):
     @rule(
         key=KEYS,
         number=st.integers(0, 3),
-        most=st.sampled_from((5, 10**6, 2 * 10**6)),
+        most=st.sampled_from((5, 10**6, 2 * 10**6, 2 * 10**6)),
         less=st.sampled_from((0, 0, 1, -1)),
     )
     def request(self, key: KeyPair, number: int, most: int, less: int) -> None:
@@ -121,34 +131,51 @@ class MarketMoney(RuleBasedStateMachine):
             )
 
     @precondition(lambda self: self.calls)
-    @rule(key=KEYS, number=CALL)
-    def answer(self, key: KeyPair, number: int) -> None:
-        call = self.known(number)
+    @rule(who=WHO, number=CALL)
+    def answer(self, who: str, number: int) -> None:
+        number, call = self.newest(number, "requested")
+        key = self.key(call, who, "provider")
         fine = call["status"] == "requested" and call["provider"] == key.address and not self.late(call)
         assert self.act(key, "answer", AnswerArgs(number, ANSWER)) == fine
         if fine:
             call |= {"status": "answered", "late": self.world.height + MARKET_PARAMS.dispute_blocks}
 
     @precondition(lambda self: self.calls)
-    @rule(key=KEYS, number=CALL)
-    def dispute(self, key: KeyPair, number: int) -> None:
-        call = self.known(number)
+    @rule(who=WHO, number=CALL)
+    def dispute(self, who: str, number: int) -> None:
+        number, call = self.newest(number, "answered")
+        key = self.key(call, who, "agent")
         fine = call["status"] == "answered" and call["agent"] == key.address and not self.late(call)
         assert self.act(key, "dispute", CallRef(number)) == fine
         if fine:
             call |= {"status": "disputed", "late": self.world.height + MARKET_PARAMS.ruling_blocks}
 
+    @rule(number=CALL)
+    def ask_and_answer(self, number: int) -> None:
+        """A short cut to where more can happen."""
+        self.request(OTHER, 0, 2 * 10**6, 0)
+        if self.calls:
+            self.answer("right", 0)
+            if number == 1:
+                self.dispute("right", 0)
+            if number > 2:
+                self.settle("right", 0, "fitting")
+
     @precondition(lambda self: self.calls)
-    @rule(key=KEYS, number=CALL, method=st.sampled_from(("confirm", "claim", "refund", "split")))
-    def settle(self, key: KeyPair, number: int, method: str) -> None:
-        call = self.known(number)
-        status, who, must_be_late, then = {
+    @rule(who=WHO, number=CALL, method=st.sampled_from(("fitting", "fitting", *SETTLING)))
+    def settle(self, who: str, number: int, method: str) -> None:
+        number, call = self.newest(number, *(OPEN if method == "fitting" else ()))
+        if method == "fitting":
+            fitting = {"requested": "refund", "disputed": "split", "answered": SETTLING[self.late(call)]}
+            method = fitting.get(call["status"], "confirm")
+        status, sides, must_be_late, then = {
             "confirm": ("answered", ("agent",), False, "paid"),
             "claim": ("answered", ("provider",), True, "paid"),
             "refund": ("requested", ("agent",), True, "refunded"),
             "split": ("disputed", ("agent", "provider"), True, "split"),
         }[method]
-        mine = any(call.get(side) == key.address for side in who)
+        key = self.key(call, who, sides[0])
+        mine = any(call[side] == key.address for side in sides)
         fine = call["status"] == status and mine and (self.late(call) or not must_be_late)
         assert self.act(key, method, CallRef(number)) == fine
         if fine:
@@ -158,26 +185,28 @@ class MarketMoney(RuleBasedStateMachine):
             self.pay(call["agent"], call["price"] - share)
 
     @precondition(lambda self: self.calls)
-    @rule(key=st.sampled_from((ARBITER, AGENT)), number=CALL, for_provider=st.booleans())
-    def rule_on(self, key: KeyPair, number: int, for_provider: bool) -> None:
-        call = self.known(number)
+    @rule(who=WHO, number=CALL, for_provider=st.booleans())
+    def rule_on(self, who: str, number: int, for_provider: bool) -> None:
+        number, call = self.newest(number, "disputed")
+        key = self.key(call, who, "arbiter")
         fine = call["status"] == "disputed" and key is ARBITER and not self.late(call)
         assert self.act(key, "rule", RuleArgs(number, for_provider)) == fine
         if fine:
             call["status"] = "paid" if for_provider else "refunded"
             self.pay(call["provider" if for_provider else "agent"], call["price"])
 
-    @precondition(lambda self: self.calls)
-    @rule(key=KEYS, number=CALL, stars=st.integers(0, 6))
-    def rate(self, key: KeyPair, number: int, stars: int) -> None:
-        call = self.known(number)
+    @precondition(lambda self: any(call["status"] == "paid" for call in self.calls))
+    @rule(who=WHO, number=CALL, stars=st.integers(0, 6))
+    def rate(self, who: str, number: int, stars: int) -> None:
+        number, call = self.newest(number, "paid")
+        key = self.key(call, who, "agent")
         mine = call["status"] == "paid" and call["agent"] == key.address
         fine = mine and "stars" not in call and 1 <= stars <= 5
         assert self.act(key, "rate", RateArgs(number, stars)) == fine
         if fine:
             call["stars"] = stars
 
-    @rule(blocks=st.sampled_from((1, 10, 11, 20, 30, 31)))
+    @rule(blocks=st.sampled_from((1, 1, 1, 10, 11, 20, 30, 31)))
     def wait(self, blocks: int) -> None:
         self.world.at(self.world.height + blocks)
 
