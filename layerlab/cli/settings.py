@@ -78,5 +78,7 @@ def _change(config: DevnetConfig, name: str, value: Any) -> dict[str, Any]:
         return {"accounts": student_names(value)}
     if value == getattr(config, name):
         return {}
-    moved: dict[str, Any] = {"ports": {}} if name in ("validators", "model") else {}  # other services, other ports
+    moved: dict[str, Any] = (
+        {"ports": {}} if name in ("validators", "model") else {}
+    )  # other services, other ports
     return {name: value, **moved}

@@ -31,6 +31,7 @@ from layerlab.devnet import Devnet
 from layerlab.escape import EscapeError
 from layerlab.judge import JudgeError
 from layerlab.layout import DEFAULT_DIRECTORY
+from layerlab.models import USUAL
 
 MAX_RESIDENT_MIB: Final = 150
 Tell = Callable[[Stage], Awaitable[dict[str, Any]]]
@@ -178,6 +179,10 @@ def _theirs(directory: Path) -> Devnet:
     devnet = Devnet.open(directory)
     if not devnet.is_running:
         raise DevnetError(f"no devnet runs in {str(directory)!r}; start it, or leave out --running")
+    if devnet.config.model != USUAL:
+        raise DevnetError(
+            f"the story is one of the model {USUAL!r}, and this devnet is {devnet.config.model!r}"
+        )
     return devnet
 
 

@@ -1,74 +1,30 @@
-"""The stage: clients, keys and waiting, for the steps of the demo to use.
+"""The stage: a devnet on which the story is told.
 
-Responsible for reaching the services and for what the steps have in common. Must not know the story.
+Responsible for what the steps share besides `World`, and for leaving a devnet that goes on as it was found. Must
+not know the story.
 """
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any
 
-from bridge.abi import BridgeSettings
-from chainkit.client import ApiError, ChainClient, ReceiptInfo
-from chainkit.codec import Record, encode
-from chainkit.fees import call_gas, transfer_gas
-from chainkit.genesis import Genesis
-from chainkit.keys import KeyPair, dev_keypair
-from chainkit.store import StoredEvent
-from chainkit.transaction import Body, Call, SignedTransaction, Transfer
-from layerlab.devnet import Devnet
-
-T = TypeVar("T")
-
-POLL_SECONDS: Final = 0.1
-STEP_SECONDS: Final = 60.0
-STORY_SLOT_MS: Final = 400
-"""On a devnet with longer slots time runs faster while the story is told, so that a slot takes as long as this."""
-SLOW_SLOT_SECONDS: Final = 0.4
-"""What a slot may take at most while time runs fast."""
-RENEW_SECONDS: Final = 1.5
-BRIDGE: Final = "bridge"
-
-
-class StepFailed(Exception):  # noqa: N818 - reads as what it is
-    """A step of the story did not hold; the message says what was expected and what was seen."""
+from chainkit.client import ApiError
+from layerlab.world import StepFailed as StepFailed
+from layerlab.world import World
+from layerlab.world import require as require
 
 
 class StepSkipped(Exception):  # noqa: N818 - reads as what it is
     """A step cannot be told on this devnet; the message says why, and how to see it by hand."""
 
 
-def require(condition: bool, message: str) -> None:
-    """Raises `StepFailed`."""
-    if not condition:
-        raise StepFailed(message)
-
-
 @dataclass
-class Stage:
-    """What the steps act on. ``say`` shows one line of what is going on; ``own``: the devnet ends with the story."""
+class Stage(World):
+    """What the steps act on. ``own``: the devnet ends with the story."""
 
-    devnet: Devnet
-    genesis: Genesis
-    seed: int
-    say: Callable[[str], None]
     own: bool = True
     notes: dict[str, Any] = field(default_factory=dict)
     """What a step leaves for later ones."""
-
-    def __post_init__(self) -> None:
-        urls = self.devnet.urls()
-        config = self.devnet.config
-        self.l1s = {name: ChainClient(urls[name], retries=1) for name in config.validator_names}
-        self.l1 = self.l1s["validator-0"]
-        self.l2 = ChainClient(urls["sequencer"], retries=1)
-        self.verifier = ChainClient(urls["verifier"], retries=1)
-        self.bridge = ChainClient(urls["bridge"], retries=1)
-        self._usual_rate = max(1.0, config.slot_ms / STORY_SLOT_MS)
-        self._rate = 1.0
-        self._pace: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
         """Time runs at 1 again; of a devnet that goes on every service is honest."""
@@ -76,162 +32,12 @@ class Stage:
             for name in [*self.l1s, "sequencer", "verifier"]:
                 with suppress(ApiError):  # faults are off, or it does not answer
                     await self.honest(name)
-        if self._pace is not None:
-            self._pace.cancel()
-        if self._rate != 1.0:
-            self.devnet.set_rate(1.0)
-        for client in (*self.l1s.values(), self.l2, self.verifier, self.bridge):
-            await client.aclose()
-
-    @property
-    def settings(self) -> BridgeSettings:
-        return self.devnet.config.settings
+        await super().close()
 
     @property
     def containers(self) -> bool:
         """Whether the services are containers, which nobody can kill from here."""
         return self.devnet.config.containers
-
-    # --- accounts ---
-
-    @staticmethod
-    def key(name: str) -> KeyPair:
-        return dev_keypair(name)
-
-    async def balance(self, client: ChainClient, name: str, at: str = "head") -> int:
-        """Balance in gwei."""
-        account = await client.account(dev_keypair(name).address, at)  # type: ignore[arg-type]
-        return account.balance
-
-    # --- transactions ---
-
-    async def sign(
-        self, client: ChainClient, key: KeyPair, action: Transfer | Call, *, nonce: int | None = None
-    ) -> SignedTransaction:
-        """A transaction with the account's next nonce and fees that suffice."""
-        status = await client.status()
-        fees, l2 = status["fees"], client is self.l2
-        if nonce is None:
-            nonce = (await client.account(key.address)).pending_nonce
-        per_byte = 16 if l2 else 8
-        if isinstance(action, Transfer):
-            gas_limit = transfer_gas(per_byte)
-        else:
-            gas_limit = call_gas(per_byte, len(action.args), 60_000 if l2 else 2_000_000)
-        body = Body(
-            status["chain_id"],
-            key.address,
-            nonce,
-            gas_limit,
-            fees["max_fee_per_gas"],
-            fees["tip_per_gas"],
-            action,
-        )
-        return SignedTransaction.sign(body, key)
-
-    async def send(
-        self, client: ChainClient, name: str, action: Transfer | Call, *, at: str = "finalized"
-    ) -> ReceiptInfo:
-        """Sign as a well-known account, submit, and wait until it is in the chain up to head ``at``."""
-        tx = await self.sign(client, self.key(name), action)
-        await client.submit(tx)
-        return await client.wait_for_receipt(tx.id, at, STEP_SECONDS)  # type: ignore[arg-type]
-
-    async def call_bridge(
-        self, name: str, method: str, args: Record, value: int = 0, *, at: str = "finalized"
-    ) -> ReceiptInfo:
-        """Call the bridge contract on L1."""
-        return await self.send(self.l1, name, Call(BRIDGE, method, encode(args), value), at=at)
-
-    async def bridge_get(self, path: str) -> Any:
-        """A GET of the bridge service; None for what it does not know (yet)."""
-        try:
-            return await self.bridge.get(path)
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
-
-    # --- waiting ---
-
-    async def until(
-        self, what: str, probe: Callable[[], Awaitable[T | None]], seconds: float = STEP_SECONDS
-    ) -> T:
-        """Ask until the answer is neither None nor False. Raises `StepFailed` when the time is over."""
-        self.say(what)
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                found = await probe()
-            except ApiError as error:
-                if error.code != "unreachable":
-                    raise
-                found = None
-            if found is not None and found is not False:
-                return found
-            require(time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}")
-            await asyncio.sleep(POLL_SECONDS)
-
-    async def height(self, client: ChainClient, ref: str = "finalized") -> int:
-        return await client.height(ref)  # type: ignore[arg-type]
-
-    async def fast_until(
-        self,
-        what: str,
-        probe: Callable[[], Awaitable[T | None]],
-        *,
-        rate: float = 3.0,
-        seconds: float | None = None,
-    ) -> T:
-        """As `until`, with the devnet's time running ``rate`` times as fast as else in the story."""
-        self.set_rate(rate)
-        seconds = seconds or STEP_SECONDS + self.settings.challenge_window * SLOW_SLOT_SECONDS
-        try:
-            return await self.until(f"{what} (time runs {self._rate:.3g} times as fast)", probe, seconds)
-        finally:
-            self.set_rate(1.0)
-
-    def set_rate(self, rate: float) -> None:
-        """Let time run ``rate`` times as fast as it usually does in the story; it ends when we end."""
-        self._rate = rate * self._usual_rate
-        if self._rate != 1.0 and self._pace is None:
-            self._pace = asyncio.create_task(self._keep_pace())
-        self._run()
-
-    def _run(self) -> None:
-        if self._rate == 1.0:
-            self.devnet.set_rate(1.0)
-        else:
-            self.devnet.time.run(self._rate)
-
-    async def _keep_pace(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            if self._rate != 1.0:
-                self._run()
-
-    # --- events ---
-
-    async def last_event(self, client: ChainClient) -> int:
-        """The number of a service's newest event."""
-        return int((await client.status())["events"])
-
-    async def find_event(
-        self, client: ChainClient, name: str, since: int, **wanted: Any
-    ) -> StoredEvent | None:
-        """The first event of that name after number ``since`` whose data has these values."""
-        for event in await client.events(since + 1, 1000):
-            if event.name == name and all(event.data.get(k) == v for k, v in wanted.items()):
-                return event
-        return None
-
-    async def event(
-        self, client: ChainClient, name: str, since: int, what: str, **wanted: Any
-    ) -> StoredEvent:
-        """Wait for that event."""
-        return await self.until(what, lambda: self.find_event(client, name, since, **wanted))
-
-    # --- faults ---
 
     async def require_faults(self) -> None:
         """Raises `StepSkipped` if the services do not take faults."""
@@ -243,29 +49,3 @@ class Stage:
             raise StepSkipped(
                 "skipped: needs a service that lies on purpose, and faults are off here"
             ) from None
-
-    async def fault(self, service: str, **fault: Any) -> None:
-        """Turn a fault on, with the devnet's token."""
-        await self._faults("POST", service, fault)
-
-    async def honest(self, service: str) -> None:
-        """Turn all faults of a service off."""
-        await self._faults("DELETE", service, None)
-
-    async def faults(self, service: str) -> Mapping[str, Any]:
-        """What ``GET /faults`` says."""
-        return await self._faults("GET", service, None)
-
-    async def _faults(self, method: str, service: str, body: Any) -> Mapping[str, Any]:
-        client = ChainClient(self.devnet.config.url(service), token=self.devnet.config.fault_token)
-        try:
-            if method == "POST":
-                return dict(await client.post("/faults", body))
-            return dict(await (client.delete("/faults") if method == "DELETE" else client.get("/faults")))
-        finally:
-            await client.aclose()
-
-
-def hexes(values: Sequence[bytes]) -> list[str]:
-    """0x-hex of each."""
-    return ["0x" + value.hex() for value in values]
