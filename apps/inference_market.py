@@ -23,11 +23,11 @@ that holds money has a way out for at least one of its two owners, which needs n
 agent only fees, so where the arbiter may sleep, a low ``silence_percent`` invites disputes of good answers,
 and a high one bad answers.
 
-Who deals with itself through two keys may rate itself; each such rating costs the fees of three transactions.
+Who deals with itself through two keys may rate itself; each such rating costs the fees of four transactions.
 
-State (keys of the contract's own storage; every method touches at most four, and up to three accounts):
+State (keys of the contract's own storage; every method touches at most three, and three accounts):
 
-- ``totals``: `Totals`; its ``escrowed`` is the contract's native balance, always
+- ``totals``: `Totals`; its ``escrowed`` is the contract's native balance, always (nothing but ``request`` pays in)
 - ``offer/`` + number: `Offer` · ``call/`` + number: `MarketCall`, both numbered from 0 and kept for good
 - ``provider/`` + address: `Provider`, its record over all its offers
 """

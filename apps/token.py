@@ -6,7 +6,7 @@ nor what a unit is worth.
 Amounts are whole units of the token, 0 < x < 2**53, not gwei: no method takes a value. The supply never
 exceeds ``cap``, and every balance is part of it, so no addition here can reach 2**53.
 
-State (keys of the contract's own storage; every method touches at most six):
+State (keys of the contract's own storage; every method touches at most five):
 
 - ``supply``: `TokenSupply` (units in existence, number of addresses that ever held some)
 - ``holder/`` + index: the address of each of the first `LISTED` holders, in the order in which they came

@@ -244,6 +244,7 @@ def test_the_public_state_lists_the_first_holders_and_counts_all() -> None:
     assert shown["balances"] == [
         {"address": address, "balance": index + 1} for index, address in enumerate(addresses[:LISTED])
     ]
+    assert sum(key.startswith(b"holder/") for key in world.app_state("token")) == LISTED
     world.assert_books()
 
 
