@@ -5,7 +5,7 @@ Responsible for putting the groups together. Must not know what any verb does.
 
 import typer
 
-from layerlab.cli import bridge, chain, disputes, faults, genesis, keys, snapshots, stack, withdraw
+from layerlab.cli import bridge, chain, disputes, faults, genesis, keys, lab, snapshots, stack, withdraw
 from layerlab.cli.common import LayerlabGroup
 from layerlab.demo.command import demo_command
 
@@ -28,6 +28,7 @@ withdraw.register(app)
 disputes.register(app)
 faults.register(app)
 keys.register(app)
+lab.register(app)
 
 app.command("demo", rich_help_panel="Devnet")(demo_command)
 

@@ -1,0 +1,110 @@
+"""Burn-down: everything above L1 is killed and deleted. What does each user actually get back?"""
+
+import asyncio
+from collections.abc import Mapping
+
+from chainkit.codec import encode
+from chainkit.contract import NoArgs
+from chainkit.transaction import Call
+from layerlab.config import COIN, DevnetConfig
+from layerlab.escape import escape
+from layerlab.lab.experiment import Seen
+from layerlab.lab.experiments.common import NEVER, l1_blocks, lock_in_market, pay, until_final, usual
+from layerlab.world import World
+
+USERS = ("carol", "erin", "frank")
+LOCKED = 10 * COIN
+PAID = 123 * COIN
+SURVIVOR = "validator-3"
+
+
+class BurnDown:
+    """Plain balances and money inside an application are counted apart: only the former have a key."""
+
+    name = "burn-down"
+    question = "Everything above L1 burns down. What does each user get back?"
+    hypothesis: Mapping[str, str] = {
+        "optimistic": "every plain L2 balance comes back in full through L1 alone; money inside a contract does not",
+        "sovereign": "there is nothing below an own chain: with its validators' disks all is gone",
+    }
+    control: Mapping[str, str] = {
+        "optimistic": f"no escape hatch: escape_timeout is {NEVER} blocks",
+        "sovereign": "one validator's disk survives",
+    }
+
+    def config(self, model: str, control: bool) -> DevnetConfig:
+        if model == "optimistic" and control:
+            return usual(model, escape_timeout=NEVER)
+        return usual(model)
+
+    async def run(self, world: World, control: bool) -> Seen:
+        if world.devnet.config.model == "sovereign":
+            return await _chain(world, control)
+        return await _rollup(world, control)
+
+
+async def _rollup(world: World, control: bool) -> Seen:
+    await lock_in_market(world, "carol", "dave", LOCKED)
+    await until_final(world, await pay(world, "alice", "erin", COIN))
+    owed = {name: await world.balance(world.verifier, name, "finalized") for name in USERS}
+    for name in ("sequencer", "verifier", "bridge"):
+        await asyncio.to_thread(world.devnet.kill, name)
+        await asyncio.to_thread(world.devnet.delete_data, name)
+    begin = world.devnet.time.now()[0]
+    back = dict.fromkeys(USERS, 0)
+    if control:
+        await l1_blocks(world, 2 * usual("optimistic").settings.escape_timeout)
+        freeze = await world.send(world.l1, "carol", Call("bridge", "freeze", encode(NoArgs()), 0))
+        told = f"the bridge does not let go: {freeze.message}"
+    else:
+        world.set_rate(3.0)
+        for name in USERS:
+            done = await escape(world.devnet.config.l1_urls, world.genesis, world.key(name), world.say)
+            back[name] = done.amount
+        world.set_rate(1.0)
+        told = f"{sum(back.values())} of {sum(owed.values())} gwei of plain balances are back on L1"
+    percent = 100 * sum(back.values()) // sum(owed.values())
+    measured = {
+        "plain_owed": sum(owed.values()),
+        "plain_recovered": sum(back.values()),
+        "plain_percent": percent,
+        "in_app_owed": LOCKED,
+        "in_app_recovered": 0,
+        "in_app_percent": 0,
+        "seconds": round(world.devnet.time.now()[0] - begin, 1),
+        "online": "each user, once, with a key and L1",
+    }
+    return Seen(back == owed, f"{told}; of {LOCKED} gwei in the market's escrow, none", measured)
+
+
+async def _chain(world: World, control: bool) -> Seen:
+    await pay(world, "alice", "bob", PAID, at="finalized")
+    owed = await world.balance(world.l1, "bob", "finalized")
+    devnet = world.devnet
+    names = devnet.config.validator_names
+    for name in names:
+        await asyncio.to_thread(devnet.kill, name)
+        if not (control and name == SURVIVOR):
+            await asyncio.to_thread(devnet.delete_data, name)
+    await asyncio.to_thread(devnet.up, world.say)  # those who remember nothing can only begin again
+    goal = await world.height(world.l1) + 3
+
+    async def goes_on() -> bool:
+        return await world.height(world.l1) >= goal
+
+    await world.until("blocks become final again", goes_on)
+    found = await world.balance(world.l1, "bob", "finalized")
+    measured = {
+        "plain_owed": owed,
+        "plain_recovered": found if found == owed else 0,
+        "plain_percent": 100 if found == owed else 0,
+        "in_app_percent": 100 if found == owed else 0,
+        "online": "a validator with its disk",
+    }
+    lost = found != owed
+    told = (
+        "the chain begins again at its genesis: what was paid since is lost"
+        if lost
+        else "every balance is back"
+    )
+    return Seen(lost, told, measured)

@@ -1,0 +1,81 @@
+"""The operator censors one user: does the transaction get in, and how soon?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bridge.abi import ForceArgs
+from chainkit.transaction import SignedTransaction, Transfer
+from layerlab.config import COIN, DevnetConfig
+from layerlab.lab.experiment import Seen
+from layerlab.lab.experiments.common import l1_blocks, usual
+from layerlab.world import World, require
+
+CENSOR = "validator-1"
+
+
+class Censorship:
+    """Carol is ignored. On a rollup she goes through L1; on an own chain the next leader takes her in."""
+
+    name = "operator-censors"
+    question = "The operator ignores one user. How soon is the user's transaction executed all the same?"
+    hypothesis: Mapping[str, str] = {
+        "optimistic": "forced through L1, the transaction is executed by the deadline of inclusion_delay blocks",
+        "sovereign": "one censoring validator of four delays the transaction by a few slots",
+    }
+    control: Mapping[str, str] = {
+        "optimistic": "no forced inclusion: the user knows the sequencer alone",
+        "sovereign": "every validator censors",
+    }
+
+    def config(self, model: str, control: bool) -> DevnetConfig:
+        return usual(model)
+
+    async def run(self, world: World, control: bool) -> Seen:
+        tx = await world.sign(world.app, world.key("carol"), Transfer(world.key("bob").address, 7 * COIN))
+        if world.devnet.config.model == "sovereign":
+            return await _chain(world, tx, control)
+        return await _rollup(world, tx, control)
+
+
+async def _rollup(world: World, tx: SignedTransaction, control: bool) -> Seen:
+    await world.fault("sequencer", name="censor", address="carol")
+    await world.l2.submit(tx)
+    start, delay = await world.height(world.l1), world.settings.inclusion_delay
+    if control:
+        await l1_blocks(world, 2 * delay)
+        info = await world.l2.transaction(tx.id)
+        included = info is not None and info.height is not None
+        told = f"{2 * delay} L1 blocks later it is {'in' if included else 'still pending'}"
+        return Seen(included, told, {"l1_blocks": None})
+    forced = await world.call_bridge("carol", "force", ForceArgs(tx.wire))
+    require(bool(forced.success) and forced.height is not None, f"force failed: {forced.message}")
+
+    async def safe() -> Any:
+        info = await world.verifier.transaction(tx.id)
+        return info if info is not None and info.status in ("safe", "finalized") else None
+
+    done = await world.until("the forced transaction is executed", safe)
+    batches = (await world.verifier.get("/batches", {"limit": 100}))["batches"]
+    on_l1 = next(
+        b["l1_height"] for b in batches if b["first_block"] <= done.height < b["first_block"] + b["blocks"]
+    )
+    deadline = (forced.height or 0) + delay
+    measured = {"l1_blocks": on_l1 - start, "deadline": delay, "online": "the user, with L1"}
+    held = bool(done.success) and on_l1 <= deadline
+    return Seen(held, f"forced at L1 block {forced.height}, executed by {on_l1}, due by {deadline}", measured)
+
+
+async def _chain(world: World, tx: SignedTransaction, control: bool) -> Seen:
+    censored = "0x" + world.key("carol").address.hex()
+    for name in world.devnet.config.validator_names if control else [CENSOR]:
+        await world.fault(name, name="censor", censored=[censored])
+    start = await world.height(world.l1, "head")
+    await world.l1.submit(tx)
+    await l1_blocks(world, world.settings.inclusion_delay)
+    info = await world.l1.transaction(tx.id)
+    if info is None or info.height is None:
+        return Seen(
+            False, f"{world.settings.inclusion_delay} blocks later it is still pending", {"l1_blocks": None}
+        )
+    blocks = info.height - start
+    return Seen(True, f"it is in the {blocks}th block after", {"l1_blocks": blocks, "online": "the user"})

@@ -1,0 +1,72 @@
+"""What several experiments do: the usual devnet, moments of quiet, and using the market.
+
+Responsible for small acts and measures. Must not know what they prove.
+"""
+
+from dataclasses import replace
+from typing import Any, Final
+
+from msgspec import structs
+
+from apps.market_records import OfferArgs, RequestArgs
+from chainkit.codec import encode
+from chainkit.hashing import tagged_hash
+from chainkit.transaction import Call, Transfer
+from layerlab.config import COIN, DevnetConfig, demo_config
+from layerlab.world import World, require
+
+NEVER: Final = 1_000_000
+"""So many L1 blocks are longer than any experiment."""
+FEES: Final = COIN // 10
+"""More than the fees of a few transactions (gwei)."""
+
+
+def usual(model: str, *, validators: int = 4, **settings: Any) -> DevnetConfig:
+    """The demo's fast slots and short windows, with these settings of the bridge changed."""
+    config = demo_config()
+    return replace(
+        config,
+        model=model,
+        validators=validators,
+        ports={},
+        settings=structs.replace(config.settings, **settings),
+    )
+
+
+async def pay(world: World, sender: str, to: str, amount: int, at: str = "head") -> int:
+    """A transfer on the chain that carries the application; its height."""
+    info = await world.send(world.app, sender, Transfer(world.key(to).address, amount), at=at)
+    require(bool(info.success) and info.height is not None, f"the transfer failed: {info.message}")
+    return info.height or 0
+
+
+async def lock_in_market(world: World, agent: str, provider: str, price: int) -> None:
+    """``agent`` pays ``provider`` for a call that nobody answers: the price stays in the market's escrow."""
+    offer = Call("inference_market", "offer", encode(OfferArgs("small/chat", price)), 0)
+    made = await world.send(world.app, provider, offer, at="head")
+    require(bool(made.success), f"the offer failed: {made.message}")
+    number = made.answer["receipt"]["events"][0]["data"]["offer"]
+    args = RequestArgs(number, price, tagged_hash("lab-request", b"never answered"))
+    asked = await world.send(
+        world.app, agent, Call("inference_market", "request", encode(args), price), at="head"
+    )
+    require(bool(asked.success), f"the request failed: {asked.message}")
+
+
+async def until_final(world: World, height: int) -> None:
+    """The L2 block is in a batch that L1 holds for final."""
+
+    async def final() -> bool:
+        return await world.height(world.verifier, "finalized") >= height
+
+    await world.fast_until(f"L2 block {height} becomes final on L1", final)
+
+
+async def l1_blocks(world: World, count: int) -> None:
+    """So many more L1 blocks become final, time running fast."""
+    goal = await world.height(world.l1) + count
+
+    async def reached() -> bool:
+        return await world.height(world.l1) >= goal
+
+    await world.fast_until(f"{count} L1 blocks go by", reached)

@@ -1,0 +1,86 @@
+"""The operator disappears: what becomes of a user's money?"""
+
+import asyncio
+from collections.abc import Mapping
+
+from chainkit.codec import encode
+from chainkit.contract import NoArgs
+from chainkit.transaction import Call
+from layerlab.config import COIN, DevnetConfig
+from layerlab.escape import escape
+from layerlab.lab.experiment import Seen
+from layerlab.lab.experiments.common import FEES, NEVER, l1_blocks, pay, until_final, usual
+from layerlab.world import World
+
+BLOCKS = 6
+GONE = "validator-1"
+
+
+class Disappearance:
+    """Kill the operator for good. On a rollup that is the sequencer; on an own chain, one of its validators."""
+
+    name = "operator-disappears"
+    question = "The operator disappears. Does a user get at the money, and after how long?"
+    hypothesis: Mapping[str, str] = {
+        "optimistic": "without the sequencer every user leaves with the last final balance, through L1 alone",
+        "sovereign": "without one of four validators the chain goes on, and users notice nothing",
+    }
+    control: Mapping[str, str] = {
+        "optimistic": f"no escape hatch: escape_timeout is {NEVER} blocks",
+        "sovereign": "one validator in all",
+    }
+
+    def config(self, model: str, control: bool) -> DevnetConfig:
+        if model == "sovereign":
+            return usual(model, validators=1 if control else 4)
+        return usual(model, escape_timeout=NEVER) if control else usual(model)
+
+    async def run(self, world: World, control: bool) -> Seen:
+        if world.devnet.config.model == "sovereign":
+            return await _chain(world, control)
+        return await _rollup(world, control)
+
+
+async def _rollup(world: World, control: bool) -> Seen:
+    await until_final(world, await pay(world, "alice", "dave", 5 * COIN))
+    owed = await world.balance(world.verifier, "dave", "finalized")
+    await asyncio.to_thread(world.devnet.kill, "sequencer")
+    start, begin = await world.height(world.l1), world.devnet.time.now()[0]
+    if control:
+        await l1_blocks(world, 2 * usual("optimistic").settings.escape_timeout)
+        freeze = Call("bridge", "freeze", encode(NoArgs()), 0)
+        refused = await world.send(world.l1, "dave", freeze)
+        told = f"after {await world.height(world.l1) - start} L1 blocks dave has nothing: {refused.message}"
+        return Seen(bool(refused.success), told, {"owed": owed, "recovered": 0})
+    before = await world.balance(world.l1, "dave", "finalized")
+    world.set_rate(3.0)
+    result = await escape(world.devnet.config.l1_urls, world.genesis, world.key("dave"), world.say)
+    world.set_rate(1.0)
+    gained = await world.balance(world.l1, "dave", "finalized") - before
+    seconds = round(world.devnet.time.now()[0] - begin, 1)
+    measured = {
+        "owed": owed,
+        "recovered": result.amount,
+        "l1_fees": result.amount - gained,
+        "seconds": seconds,
+        "l1_blocks": await world.height(world.l1) - start,
+        "online": "the user, once, after the timeout",
+    }
+    held = result.amount == owed and 0 <= owed - gained < FEES
+    return Seen(
+        held, f"dave has {result.amount} of {owed} gwei on L1 after {measured['l1_blocks']} blocks", measured
+    )
+
+
+async def _chain(world: World, control: bool) -> Seen:
+    await pay(world, "alice", "dave", 5 * COIN, at="finalized")
+    gone = "validator-0" if control else GONE
+    start = await world.height(world.l1)
+    await asyncio.to_thread(world.devnet.kill, gone)
+    if control:
+        answers = await world.app.ready()
+        told = "nobody answers; what dave has is written on a disk that he does not own"
+        return Seen(answers, told, {"recovered": 0})
+    height = await pay(world, "dave", "erin", COIN, at="finalized")
+    measured = {"l1_blocks": height - start, "online": "nobody"}
+    return Seen(height - start <= 4 * BLOCKS, f"dave's next payment is final in block {height}", measured)

@@ -1,0 +1,53 @@
+"""A third of the L1's stake stops: does finality?"""
+
+import asyncio
+from collections.abc import Mapping
+
+from layerlab.config import COIN, DevnetConfig
+from layerlab.lab.experiment import Seen
+from layerlab.lab.experiments.common import pay, usual
+from layerlab.world import World
+
+VALIDATORS = 3
+BLOCKS = 6
+SLOTS = 30
+
+
+class StakeStops:
+    """Three validators with the same stake; one is killed. A quorum is two thirds."""
+
+    name = "third-of-stake-stops"
+    question = "A third of the stake goes silent. Do blocks still become final?"
+    hypothesis: Mapping[str, str] = dict.fromkeys(
+        ("sovereign", "optimistic"),
+        "with two thirds of the stake left finality goes on, and comes back when they do",
+    )
+    control: Mapping[str, str] = dict.fromkeys(("sovereign", "optimistic"), "two thirds stop")
+
+    def config(self, model: str, control: bool) -> DevnetConfig:
+        return usual(model, validators=VALIDATORS)
+
+    async def run(self, world: World, control: bool) -> Seen:
+        await pay(world, "alice", "bob", COIN)
+        stopped = ["validator-1", "validator-2"] if control else ["validator-1"]
+        for name in stopped:
+            await asyncio.to_thread(world.devnet.kill, name)
+        start, begin = await world.height(world.l1), world.devnet.time.now()[0]
+        end = begin + SLOTS * world.devnet.config.slot_ms / 1000
+
+        async def enough() -> int | None:
+            height = await world.height(world.l1)
+            return height if height >= start + BLOCKS or world.devnet.time.now()[0] >= end else None
+
+        made = await world.until(f"{BLOCKS} blocks become final, or {SLOTS} slots go by", enough) - start
+        seconds = round(world.devnet.time.now()[0] - begin, 1)
+        await asyncio.gather(*(asyncio.to_thread(world.devnet.restart, name) for name in stopped))
+        goal = await world.height(world.l1) + BLOCKS
+
+        async def again() -> bool:
+            return await world.height(world.l1) >= goal
+
+        await world.until("finality after everybody is back", again)
+        measured = {"stopped": f"{len(stopped)}/{VALIDATORS}", "final_blocks": made, "seconds": seconds}
+        told = f"{made} blocks became final in {seconds} s; all is well once they are back"
+        return Seen(made >= BLOCKS, told, measured)

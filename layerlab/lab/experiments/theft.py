@@ -1,0 +1,102 @@
+"""The operator steals: what does the thief get, and at what price?"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from bridge.abi import BatchArgs, ExitArgs
+from chainkit.client import AccountProof
+from chainkit.codec import encode, parse_hex
+from chainkit.contract import NoArgs
+from chainkit.transaction import Call
+from layerlab.config import COIN, DevnetConfig
+from layerlab.lab.experiment import Seen
+from layerlab.lab.experiments.common import l1_blocks, pay, usual
+from layerlab.world import World, require
+
+THIEF = "mallory"
+
+
+class Theft:
+    """The sequencer hides a theft in a state root, waits, and leaves through the bridge's own escape hatch."""
+
+    name = "operator-steals"
+    question = "The operator moves a user's money to itself. Who stops it, and what does it cost the thief?"
+    hypothesis: Mapping[str, str] = {
+        "optimistic": "one honest verifier proves the fraud: the thief gets nothing and loses its bond",
+    }
+    control: Mapping[str, str] = {"optimistic": "no watcher: the only verifier is asleep"}
+
+    def config(self, model: str, control: bool) -> DevnetConfig:
+        return usual(model)
+
+    async def run(self, world: World, control: bool) -> Seen:
+        if control:
+            await world.fault("verifier", name="asleep")
+        poor = await world.balance(world.l2, THIEF)
+        since = await world.last_event(world.bridge)
+        batch, proof = await _steal(world, poor)
+        loot = proof.balance - poor
+        if not control:
+            return await _caught(world, batch, since, loot)
+        return await _paid(world, batch, proof, loot)
+
+
+async def _steal(world: World, poor: int) -> tuple[int, AccountProof]:
+    """The number of the false batch, and the sequencer's proof of what the thief has under its root."""
+    await world.fault("sequencer", name="steal", seed=world.seed)
+    for i in range(3):
+        await pay(world, "bob", "carol", 1_000 + i)
+
+    async def posted() -> tuple[int, AccountProof] | None:
+        proof = await world.l2.account_proof(world.key(THIEF).address, "head")
+        if proof.balance <= poor:
+            return None
+        for batch in (await world.bridge.get("/batches"))["batches"]:
+            if parse_hex(batch["state_root"]) == proof.state_root:
+                return int(batch["index"]), proof
+        return None
+
+    return await world.until("the sequencer posts a batch whose root hides a theft", posted)
+
+
+async def _caught(world: World, batch: int, since: int, loot: int) -> Seen:
+    begin, start = world.devnet.time.now()[0], await world.height(world.l1)
+    reverted = await world.event(world.bridge, "BatchReverted", since, "the batch is reverted", batch=batch)
+    resolved = await world.find_event(world.bridge, "DisputeResolved", since)
+    require(resolved is not None, "a batch was reverted without a dispute")
+    data: dict[str, Any] = dict(resolved.data) if resolved else {}
+    measured = {
+        "loot": loot,
+        "paid_to_thief": 0,
+        "thief_lost": data["paid"] + data["burned"],
+        "challenger_paid": data["paid"],
+        "seconds": round(world.devnet.time.now()[0] - begin, 1),
+        "l1_blocks": (reverted.height or start) - start,
+        "online": "one honest verifier, within the challenge window",
+    }
+    held = data["winner"] == "challenger" and data["paid"] > 0
+    return Seen(
+        held, f"batch {batch} was reverted; the thief lost a bond of {measured['thief_lost']} gwei", measured
+    )
+
+
+async def _paid(world: World, batch: int, proof: AccountProof, loot: int) -> Seen:
+    """The thief waits for finality, stops the rollup, freezes the bridge and exits."""
+    await asyncio.to_thread(world.devnet.kill, "sequencer")
+    begin, settings = world.devnet.time.now()[0], world.settings
+    before = await world.balance(world.l1, THIEF, "finalized")
+    await l1_blocks(world, settings.challenge_window + 1)
+    await world.call_bridge(THIEF, "finalize", BatchArgs(batch))
+    await l1_blocks(world, settings.escape_timeout)
+    await world.send(world.l1, THIEF, Call("bridge", "freeze", encode(NoArgs()), 0))
+    out = await world.call_bridge(THIEF, "exit", ExitArgs(proof.address, proof.proof))
+    gained = await world.balance(world.l1, THIEF, "finalized") - before
+    measured = {
+        "loot": loot,
+        "paid_to_thief": max(0, gained),
+        "thief_lost": 0,
+        "seconds": round(world.devnet.time.now()[0] - begin, 1),
+    }
+    told = f"the thief left with {gained} gwei: {out.message or 'exit paid'}"
+    return Seen(gained < min(loot, COIN), told, measured)
