@@ -53,12 +53,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def image() -> str:
-    """The image that docker-compose.yml names, built from what is here."""
+def image() -> Iterator[str]:
+    """The image, built from what is here, by a name of its own: another run or a devnet at work keeps its own."""
     reason = find_engine()
     assert not reason, reason
-    docker("build", "-q", "-t", "layerlab", ".", seconds=600)
-    return "layerlab"
+    name = f"layerlab-test:{os.getpid()}"
+    docker("build", "-q", "-t", name, ".", seconds=600)
+    try:
+        yield name
+    finally:
+        docker("rmi", "--no-prune", "-f", name)  # its layers are the next build's cache
 
 
 @pytest.fixture(scope="session")
@@ -77,5 +81,5 @@ def stack(image: str) -> Iterator[Stack]:
 @pytest.fixture
 def healthy(stack: Stack) -> Stack:
     """The stack with every service up and ready; what an earlier test broke is healed as a user would."""
-    stack.up()
+    stack.heal()
     return stack
