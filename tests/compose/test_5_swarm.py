@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from compose_stack import SERVICES, Stack, docker, run, wait_until
+from compose_stack import SERVICES, Stack, docker, networks_kept, run, wait_until
 
 COIN = 10**9
 TO_GO_SECONDS = 60
@@ -23,7 +23,8 @@ def swarm() -> Iterator[None]:
     try:
         yield
     finally:
-        docker("swarm", "leave", "--force")
+        with networks_kept():
+            docker("swarm", "leave", "--force")
         left = set(docker("network", "ls", "-q", "--filter", "name=docker_gwbridge").split()) - before
         if left:  # the engine made it for the swarm, and keeps it
             docker("network", "rm", *left)
@@ -36,7 +37,7 @@ def deployed(swarm: None, image: str, tmp_path: Path) -> Iterator[Stack]:
     made = Stack(f"layerlab-swarm-{os.getpid()}", image)
     genesis = tmp_path / "genesis.json"
     genesis.write_text(docker("run", "--rm", image, "layerlab", "genesis", "--print", "--slot-ms", "500"))
-    environ = {**os.environ, **made.ports, "LAYERLAB_GENESIS_FILE": str(genesis)}
+    environ = {**os.environ, **made.ports, "LAYERLAB_GENESIS_FILE": str(genesis), "LAYERLAB_IMAGE": image}
     label = ["--filter", f"label=com.docker.stack.namespace={made.project}"]
 
     def things(kind: str) -> list[str]:

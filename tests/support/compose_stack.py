@@ -78,7 +78,7 @@ class Stack:
     def __init__(self, project: str, image: str) -> None:
         self.project = project
         self.image = image
-        self.settings: dict[str, str] = {}
+        self.settings: dict[str, str] = {}  # further ones, for every command from then on
         free = DevnetConfig().with_free_ports().ports
         self.ports = {
             f"LAYERLAB_PORT_{name.upper().replace('-', '_')}": str(port) for name, port in free.items()
@@ -93,7 +93,7 @@ class Stack:
     ) -> subprocess.CompletedProcess[str]:
         """Run a compose command for this project, with further settings."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("LAYERLAB_")}
-        environ = {**clean, **self.ports, **self.settings, **settings}
+        environ = {**clean, "LAYERLAB_IMAGE": self.image, **self.ports, **self.settings, **settings}
         command = [*find_compose(), "-p", self.project, *words]
         return run(command, check=check, seconds=seconds, environ=environ)
 
@@ -101,6 +101,17 @@ class Stack:
         """Start what does not run, and wait until every service is ready."""
         self.compose("up", "-d")
         self.wait_ready()
+
+    def heal(self) -> None:
+        """As `up`, unless every service runs and is ready."""
+        try:
+            well = self.running() >= set(SERVICES) and all(
+                self.get(service, "/health/ready").get("ready") for service in SERVICES
+            )
+        except httpx.HTTPError:
+            well = False
+        if not well:
+            self.up()
 
     def cli(self, *words: str) -> Any:
         """What a verb of the command line answers, run beside the services."""
@@ -249,6 +260,36 @@ def undisturbed() -> Iterator[None]:
     finally:
         for end, handler in zip(ends, before, strict=True):
             signal.signal(end, handler)
+
+
+@contextmanager
+def networks_kept() -> Iterator[None]:
+    """Gives containers back the networks that `docker swarm leave` takes from them.
+
+    It clears every network that is attachable, and docker-compose 1.29 makes all of its own so: without this, a
+    devnet that somebody else runs on this engine would be cut to pieces.
+    """
+    before = _attachments()
+    try:
+        yield
+    finally:
+        now = _attachments()
+        for (container, network), aliases in before.items():
+            if (container, network) not in now:
+                names = [word for alias in aliases for word in ("--alias", alias)]
+                docker("network", "connect", *names, network, container, check=False)
+
+
+def _attachments() -> dict[tuple[str, str], list[str]]:
+    """(container, network) of those that run, and by which names they are known there."""
+    running = docker("ps", "-q", "--no-trunc").split()
+    found = json.loads(docker("inspect", *running)) if running else []
+    return {
+        (container["Id"], network): seat["Aliases"] or []
+        for container in found
+        for network, seat in container["NetworkSettings"]["Networks"].items()
+        if container["HostConfig"]["NetworkMode"] not in ("host", "none")
+    }
 
 
 def address_of(name: str) -> str:
