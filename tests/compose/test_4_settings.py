@@ -18,6 +18,11 @@ WRONG = [
     ("LAYERLAB_STUDENTS", "301"),
     ("LAYERLAB_ENABLE_FAULTS", "perhaps"),
     ("LAYERLAB_LOG_LEVEL", "loud"),
+    ("LAYERLAB_FAULT_TOKEN", "layerlab-devnet-faults"),
+    ("LAYERLAB_FAULT_TOKEN", "two words"),
+]
+PORTS = [
+    f"LAYERLAB_PORT_{name}" for name in ("VALIDATOR_0", "VALIDATOR_3", "SEQUENCER", "VERIFIER", "BRIDGE")
 ]
 
 
@@ -53,6 +58,16 @@ def test_with_a_wrong_setting_no_service_starts(other: Stack) -> None:
     assert len(re.findall("LAYERLAB_WINDOW", logs)) == 1
 
 
+@pytest.mark.parametrize("variable", PORTS)
+def test_a_wrong_port_is_refused_before_anything_is_made(other: Stack, variable: str) -> None:
+    """By compose itself, which names the port and no variable."""
+    before = other.left("ps")
+    done = other.compose("up", "-d", check=False, **{variable: "here"})
+    assert done.returncode != 0
+    assert "port" in (done.stdout + done.stderr).lower()
+    assert other.left("ps") == before
+
+
 @pytest.mark.parametrize("role", [["l1node"], ["rollup", "sequencer"], ["rollup", "verifier"], ["bridge"]])
 def test_a_service_names_the_wrong_variable_itself(image: str, role: list[str]) -> None:
     for variable, value in (("LAYERLAB_PORT", "x"), ("LAYERLAB_LOG_LEVEL", "loud")):
@@ -78,11 +93,18 @@ def test_a_service_names_the_wrong_variable_itself(image: str, role: list[str]) 
 
 
 def test_a_setting_of_the_genesis_cannot_change_and_the_chain_goes_on(healthy: Stack) -> None:
-    before = healthy.final("validator-0")
-    done = healthy.compose("run", "--rm", "-T", "genesis", check=False, LAYERLAB_SLOT_MS="700")
-    assert done.returncode != 0
-    assert "LAYERLAB_SLOT_MS cannot change" in done.stdout + done.stderr
+    before, genesis = healthy.final("validator-0"), healthy.get("validator-0", "/status")["genesis_hash"]
+    others = {
+        **{"LAYERLAB_SLOT_MS": "700", "LAYERLAB_BLOCK_MS": "300", "LAYERLAB_WINDOW": "50"},
+        **{"LAYERLAB_PROPOSER_BOND": "11", "LAYERLAB_CHALLENGER_BOND": "6"},
+        **{"LAYERLAB_STUDENTS": "31", "LAYERLAB_FAULT_TOKEN": "another"},
+    }
+    for variable, value in others.items():
+        done = healthy.compose("run", "--rm", "-T", "genesis", check=False, **{variable: value})
+        assert done.returncode != 0
+        assert f"{variable} cannot change" in done.stdout + done.stderr
     healthy.wait_final("validator-0", before + 3)
+    assert healthy.get("validator-0", "/status")["genesis_hash"] == genesis
 
 
 def test_the_tables_settings_are_those_of_the_file() -> None:
@@ -115,10 +137,11 @@ def test_thirty_students_have_money_and_a_name(healthy: Stack) -> None:
 
 
 def test_without_faults_there_is_nothing_to_lie_with(healthy: Stack) -> None:
+    services = ("validator-3", "sequencer", "verifier")
     try:
-        healthy.compose("up", "-d", LAYERLAB_ENABLE_FAULTS="no")
+        healthy.compose("up", "-d", "--no-deps", *services, LAYERLAB_ENABLE_FAULTS="no")
         healthy.wait_ready()
-        for service in ("validator-0", "sequencer", "verifier"):
+        for service in services:
             assert healthy.http.get(healthy.urls[service] + "/faults").status_code == 404
     finally:
         healthy.up()
