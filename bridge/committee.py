@@ -18,6 +18,7 @@ from bridge.abi import DepositArgs, DepositInitiated, Withdrawal
 from bridge.committee_abi import (
     BRIDGE,
     GATEWAY,
+    MAX_OPERATORS,
     TOTALS_KEY,
     AttestArgs,
     CommitteeParams,
@@ -38,10 +39,10 @@ from bridge.committee_abi import (
     voice_key,
     withdrawal_key,
 )
-from chainkit.codec import MAX_AMOUNT, Record, encode, to_json
+from chainkit.codec import MAX_AMOUNT, Address, Record, encode, to_json
 from chainkit.contract import Context, Contract, Revert, Storage, method
 from chainkit.genesis import Genesis, GenesisContract
-from chainkit.keys import is_dev_address, is_valid_address
+from chainkit.keys import dev_keypair, is_dev_address, is_valid_address
 
 R = TypeVar("R", bound=Record)
 
@@ -57,10 +58,11 @@ def check_params(params: CommitteeParams, *, devnet: bool) -> None:
     keys = params.operators
     if keys != sorted(set(keys)):
         raise ValueError("operators must be sorted by address, each once")
+    well_known = {} if devnet else _dev_operators()
     for key in keys:
         if not is_valid_address(key):
             raise ValueError(f"operators: 0x{key.hex()} is not a valid public key")
-        name = is_dev_address(key)
+        name = is_dev_address(key) or well_known.get(key)
         if name is not None and not devnet:
             raise ValueError(
                 f"operators: 0x{key.hex()} is the well-known key of {name!r}; only a devnet may use it"
@@ -77,6 +79,11 @@ def check_params(params: CommitteeParams, *, devnet: bool) -> None:
         raise ValueError("reserve must be positive: nothing could ever be credited")
     if params.reserve + params.backing > MAX_AMOUNT:
         raise ValueError("reserve and backing together must stay below 2**53 gwei")
+
+
+def _dev_operators() -> dict[Address, str]:
+    names = [f"operator-{i}" for i in range(MAX_OPERATORS)]
+    return {dev_keypair(name).address: name for name in names}
 
 
 class _Committee(Contract):
