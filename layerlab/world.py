@@ -89,6 +89,10 @@ class World:
     def settings(self) -> BridgeSettings:
         return self.devnet.config.settings
 
+    def now(self) -> float:
+        """The devnet's own time, in seconds: it may run fast."""
+        return self.devnet.time.now()[0]
+
     # --- accounts ---
 
     @staticmethod

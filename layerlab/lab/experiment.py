@@ -6,7 +6,7 @@ Responsible for the order of things and for the report. Must not know what is tr
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol
 
 from chainkit.client import ApiError, WaitTimeoutError
@@ -21,11 +21,28 @@ FAILURES: Final = (StepFailed, ApiError, WaitTimeoutError, DevnetError, EscapeEr
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What an attack came to, in terms that are the same for all of them.
+
+    ``recovered_percent``: of what was at risk, how much its owners have in the end (0 to 100). ``seconds`` of the
+    chain's clock until then; None: it never came about. ``online``: who had to be there for it. ``attacker_paid``:
+    what the attacker lost, in gwei.
+    """
+
+    recovered_percent: int
+    seconds: float | None
+    online: str
+    attacker_paid: int = 0
+
+
+@dataclass(frozen=True)
 class Seen:
-    """What a trial saw. ``held``: the hypothesis did. Amounts in gwei, times in seconds of the chain's clock."""
+    """What a trial saw. ``held``: the hypothesis did. ``measured``: what else was, amounts in gwei, times in
+    seconds of the chain's clock."""
 
     held: bool
     told: str
+    outcome: Outcome
     measured: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +76,7 @@ class Trial:
             "control": self.control,
             "held": seen.held if seen else None,
             "told": seen.told if seen else "",
+            "outcome": asdict(seen.outcome) if seen else None,
             "measured": seen.measured if seen else {},
             "error": self.error,
             "seconds": self.seconds,

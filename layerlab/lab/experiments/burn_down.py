@@ -8,7 +8,7 @@ from chainkit.contract import NoArgs
 from chainkit.transaction import Call
 from layerlab.config import COIN, DevnetConfig
 from layerlab.escape import escape
-from layerlab.lab.experiment import Seen
+from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import NEVER, l1_blocks, lock_in_market, pay, until_final, usual
 from layerlab.world import World
 
@@ -50,7 +50,7 @@ async def _rollup(world: World, control: bool) -> Seen:
     for name in ("sequencer", "verifier", "bridge"):
         await asyncio.to_thread(world.devnet.kill, name)
         await asyncio.to_thread(world.devnet.delete_data, name)
-    begin = world.devnet.time.now()[0]
+    begin = world.now()
     back = dict.fromkeys(USERS, 0)
     if control:
         await l1_blocks(world, 2 * usual("optimistic").settings.escape_timeout)
@@ -71,17 +71,17 @@ async def _rollup(world: World, control: bool) -> Seen:
         "in_app_owed": LOCKED,
         "in_app_recovered": 0,
         "in_app_percent": 0,
-        "seconds": round(world.devnet.time.now()[0] - begin, 1),
-        "online": "each user, once, with a key and L1",
     }
-    return Seen(back == owed, f"{told}; of {LOCKED} gwei in the market's escrow, none", measured)
+    seconds = None if control else round(world.now() - begin, 1)
+    outcome = Outcome(percent, seconds, "each user, once, with a key and L1")
+    return Seen(back == owed, f"{told}; of {LOCKED} gwei in the market's escrow, none", outcome, measured)
 
 
 async def _chain(world: World, control: bool) -> Seen:
     await pay(world, "alice", "bob", PAID, at="finalized")
     owed = await world.balance(world.l1, "bob", "finalized")
     devnet = world.devnet
-    names = devnet.config.validator_names
+    names, begin = devnet.config.validator_names, world.now()
     for name in names:
         await asyncio.to_thread(devnet.kill, name)
         if not (control and name == SURVIVOR):
@@ -94,17 +94,18 @@ async def _chain(world: World, control: bool) -> Seen:
 
     await world.until("blocks become final again", goes_on)
     found = await world.balance(world.l1, "bob", "finalized")
+    lost = found != owed
+    percent = 0 if lost else 100
+    outcome = Outcome(percent, None if lost else round(world.now() - begin, 1), "a validator with its disk")
     measured = {
         "plain_owed": owed,
-        "plain_recovered": found if found == owed else 0,
-        "plain_percent": 100 if found == owed else 0,
-        "in_app_percent": 100 if found == owed else 0,
-        "online": "a validator with its disk",
+        "plain_recovered": 0 if lost else owed,
+        "plain_percent": percent,
+        "in_app_percent": percent,
     }
-    lost = found != owed
     told = (
         "the chain begins again at its genesis: what was paid since is lost"
         if lost
         else "every balance is back"
     )
-    return Seen(lost, told, measured)
+    return Seen(lost, told, outcome, measured)

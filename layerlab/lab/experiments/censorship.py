@@ -6,11 +6,12 @@ from typing import Any
 from bridge.abi import ForceArgs
 from chainkit.transaction import SignedTransaction, Transfer
 from layerlab.config import COIN, DevnetConfig
-from layerlab.lab.experiment import Seen
+from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import l1_blocks, usual
 from layerlab.world import World, require
 
 CENSOR = "validator-1"
+ALONE = "the user"
 
 
 class Censorship:
@@ -41,12 +42,13 @@ async def _rollup(world: World, tx: SignedTransaction, control: bool) -> Seen:
     await world.fault("sequencer", name="censor", address="carol")
     await world.l2.submit(tx)
     start, delay = await world.height(world.l1), world.settings.inclusion_delay
+    begin = world.now()
     if control:
         await l1_blocks(world, 2 * delay)
         info = await world.l2.transaction(tx.id)
         included = info is not None and info.height is not None
         told = f"{2 * delay} L1 blocks later it is {'in' if included else 'still pending'}"
-        return Seen(included, told, {"l1_blocks": None})
+        return Seen(included, told, Outcome(100 * included, None, ALONE))
     forced = await world.call_bridge("carol", "force", ForceArgs(tx.wire))
     require(bool(forced.success) and forced.height is not None, f"force failed: {forced.message}")
 
@@ -60,22 +62,23 @@ async def _rollup(world: World, tx: SignedTransaction, control: bool) -> Seen:
         b["l1_height"] for b in batches if b["first_block"] <= done.height < b["first_block"] + b["blocks"]
     )
     deadline = (forced.height or 0) + delay
-    measured = {"l1_blocks": on_l1 - start, "deadline": delay, "online": "the user, with L1"}
     held = bool(done.success) and on_l1 <= deadline
-    return Seen(held, f"forced at L1 block {forced.height}, executed by {on_l1}, due by {deadline}", measured)
+    outcome = Outcome(100 * held, round(world.now() - begin, 1), "the user, with L1")
+    told = f"forced at L1 block {forced.height}, executed by {on_l1}, due by {deadline}"
+    return Seen(held, told, outcome, {"l1_blocks": on_l1 - start, "deadline": delay})
 
 
 async def _chain(world: World, tx: SignedTransaction, control: bool) -> Seen:
     censored = "0x" + world.key("carol").address.hex()
     for name in world.devnet.config.validator_names if control else [CENSOR]:
         await world.fault(name, name="censor", censored=[censored])
-    start = await world.height(world.l1, "head")
+    start, begin = await world.height(world.l1, "head"), world.now()
     await world.l1.submit(tx)
     await l1_blocks(world, world.settings.inclusion_delay)
     info = await world.l1.transaction(tx.id)
     if info is None or info.height is None:
-        return Seen(
-            False, f"{world.settings.inclusion_delay} blocks later it is still pending", {"l1_blocks": None}
-        )
+        told = f"{world.settings.inclusion_delay} blocks later it is still pending"
+        return Seen(False, told, Outcome(0, None, ALONE))
     blocks = info.height - start
-    return Seen(True, f"it is in the {blocks}th block after", {"l1_blocks": blocks, "online": "the user"})
+    outcome = Outcome(100, round(world.now() - begin, 1), ALONE)
+    return Seen(True, f"it is in block {blocks} after it was sent", outcome, {"l1_blocks": blocks})

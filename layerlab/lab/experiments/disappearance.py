@@ -8,12 +8,13 @@ from chainkit.contract import NoArgs
 from chainkit.transaction import Call
 from layerlab.config import COIN, DevnetConfig
 from layerlab.escape import escape
-from layerlab.lab.experiment import Seen
+from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import FEES, NEVER, l1_blocks, pay, until_final, usual
 from layerlab.world import World
 
 BLOCKS = 6
 GONE = "validator-1"
+USER = "the user, once, after the timeout"
 
 
 class Disappearance:
@@ -45,42 +46,42 @@ async def _rollup(world: World, control: bool) -> Seen:
     await until_final(world, await pay(world, "alice", "dave", 5 * COIN))
     owed = await world.balance(world.verifier, "dave", "finalized")
     await asyncio.to_thread(world.devnet.kill, "sequencer")
-    start, begin = await world.height(world.l1), world.devnet.time.now()[0]
+    start, begin = await world.height(world.l1), world.now()
     if control:
         await l1_blocks(world, 2 * usual("optimistic").settings.escape_timeout)
         freeze = Call("bridge", "freeze", encode(NoArgs()), 0)
         refused = await world.send(world.l1, "dave", freeze)
         told = f"after {await world.height(world.l1) - start} L1 blocks dave has nothing: {refused.message}"
-        return Seen(bool(refused.success), told, {"owed": owed, "recovered": 0})
+        return Seen(bool(refused.success), told, Outcome(0, None, USER), {"owed": owed})
     before = await world.balance(world.l1, "dave", "finalized")
     world.set_rate(3.0)
     result = await escape(world.devnet.config.l1_urls, world.genesis, world.key("dave"), world.say)
     world.set_rate(1.0)
     gained = await world.balance(world.l1, "dave", "finalized") - before
-    seconds = round(world.devnet.time.now()[0] - begin, 1)
+    outcome = Outcome(100 * result.amount // owed, round(world.now() - begin, 1), USER)
+    blocks = await world.height(world.l1) - start
     measured = {
         "owed": owed,
         "recovered": result.amount,
         "l1_fees": result.amount - gained,
-        "seconds": seconds,
-        "l1_blocks": await world.height(world.l1) - start,
-        "online": "the user, once, after the timeout",
+        "l1_blocks": blocks,
     }
     held = result.amount == owed and 0 <= owed - gained < FEES
-    return Seen(
-        held, f"dave has {result.amount} of {owed} gwei on L1 after {measured['l1_blocks']} blocks", measured
-    )
+    told = f"dave has {result.amount} of {owed} gwei on L1 after {blocks} blocks"
+    return Seen(held, told, outcome, measured)
 
 
 async def _chain(world: World, control: bool) -> Seen:
     await pay(world, "alice", "dave", 5 * COIN, at="finalized")
     gone = "validator-0" if control else GONE
-    start = await world.height(world.l1)
+    start, begin = await world.height(world.l1), world.now()
     await asyncio.to_thread(world.devnet.kill, gone)
     if control:
         answers = await world.app.ready()
         told = "nobody answers; what dave has is written on a disk that he does not own"
-        return Seen(answers, told, {"recovered": 0})
+        return Seen(answers, told, Outcome(100 * answers, None, "nobody can be"))
     height = await pay(world, "dave", "erin", COIN, at="finalized")
-    measured = {"l1_blocks": height - start, "online": "nobody"}
-    return Seen(height - start <= 4 * BLOCKS, f"dave's next payment is final in block {height}", measured)
+    held = height - start <= 4 * BLOCKS
+    outcome = Outcome(100, round(world.now() - begin, 1), "nobody")
+    told = f"dave's next payment is final in block {height}"
+    return Seen(held, told, outcome, {"l1_blocks": height - start})

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from layerlab.config import COIN, DevnetConfig
-from layerlab.lab.experiment import Seen
+from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import pay, usual
 from layerlab.world import World
 
@@ -32,15 +32,15 @@ class StakeStops:
         stopped = ["validator-1", "validator-2"] if control else ["validator-1"]
         for name in stopped:
             await asyncio.to_thread(world.devnet.kill, name)
-        start, begin = await world.height(world.l1), world.devnet.time.now()[0]
+        start, begin = await world.height(world.l1), world.now()
         end = begin + SLOTS * world.devnet.config.slot_ms / 1000
 
         async def enough() -> int | None:
             height = await world.height(world.l1)
-            return height if height >= start + BLOCKS or world.devnet.time.now()[0] >= end else None
+            return height if height >= start + BLOCKS or world.now() >= end else None
 
         made = await world.until(f"{BLOCKS} blocks become final, or {SLOTS} slots go by", enough) - start
-        seconds = round(world.devnet.time.now()[0] - begin, 1)
+        seconds = round(world.now() - begin, 1)
         await asyncio.gather(*(asyncio.to_thread(world.devnet.restart, name) for name in stopped))
         goal = await world.height(world.l1) + BLOCKS
 
@@ -48,6 +48,8 @@ class StakeStops:
             return await world.height(world.l1) >= goal
 
         await world.until("finality after everybody is back", again)
-        measured = {"stopped": f"{len(stopped)}/{VALIDATORS}", "final_blocks": made, "seconds": seconds}
+        held = made >= BLOCKS
+        outcome = Outcome(100 * held, seconds if held else None, "two thirds of the stake")
+        measured = {"stopped": f"{len(stopped)}/{VALIDATORS}", "final_blocks": made}
         told = f"{made} blocks became final in {seconds} s; all is well once they are back"
-        return Seen(made >= BLOCKS, told, measured)
+        return Seen(held, told, outcome, measured)

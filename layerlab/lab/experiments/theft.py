@@ -10,7 +10,7 @@ from chainkit.codec import encode, parse_hex
 from chainkit.contract import NoArgs
 from chainkit.transaction import Call
 from layerlab.config import COIN, DevnetConfig
-from layerlab.lab.experiment import Seen
+from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import l1_blocks, pay, usual
 from layerlab.world import World, require
 
@@ -61,30 +61,28 @@ async def _steal(world: World, poor: int) -> tuple[int, AccountProof]:
 
 
 async def _caught(world: World, batch: int, since: int, loot: int) -> Seen:
-    begin, start = world.devnet.time.now()[0], await world.height(world.l1)
+    begin, start = world.now(), await world.height(world.l1)
     reverted = await world.event(world.bridge, "BatchReverted", since, "the batch is reverted", batch=batch)
     resolved = await world.find_event(world.bridge, "DisputeResolved", since)
     require(resolved is not None, "a batch was reverted without a dispute")
     data: dict[str, Any] = dict(resolved.data) if resolved else {}
+    lost = data["paid"] + data["burned"]
+    outcome = Outcome(100, round(world.now() - begin, 1), "one honest verifier, within the window", lost)
     measured = {
         "loot": loot,
         "paid_to_thief": 0,
-        "thief_lost": data["paid"] + data["burned"],
         "challenger_paid": data["paid"],
-        "seconds": round(world.devnet.time.now()[0] - begin, 1),
         "l1_blocks": (reverted.height or start) - start,
-        "online": "one honest verifier, within the challenge window",
     }
     held = data["winner"] == "challenger" and data["paid"] > 0
-    return Seen(
-        held, f"batch {batch} was reverted; the thief lost a bond of {measured['thief_lost']} gwei", measured
-    )
+    told = f"batch {batch} was reverted; the thief lost a bond of {lost} gwei"
+    return Seen(held, told, outcome, measured)
 
 
 async def _paid(world: World, batch: int, proof: AccountProof, loot: int) -> Seen:
     """The thief waits for finality, stops the rollup, freezes the bridge and exits."""
     await asyncio.to_thread(world.devnet.kill, "sequencer")
-    begin, settings = world.devnet.time.now()[0], world.settings
+    begin, settings = world.now(), world.settings
     before = await world.balance(world.l1, THIEF, "finalized")
     await l1_blocks(world, settings.challenge_window + 1)
     await world.call_bridge(THIEF, "finalize", BatchArgs(batch))
@@ -92,11 +90,7 @@ async def _paid(world: World, batch: int, proof: AccountProof, loot: int) -> See
     await world.send(world.l1, THIEF, Call("bridge", "freeze", encode(NoArgs()), 0))
     out = await world.call_bridge(THIEF, "exit", ExitArgs(proof.address, proof.proof))
     gained = await world.balance(world.l1, THIEF, "finalized") - before
-    measured = {
-        "loot": loot,
-        "paid_to_thief": max(0, gained),
-        "thief_lost": 0,
-        "seconds": round(world.devnet.time.now()[0] - begin, 1),
-    }
+    outcome = Outcome(100 * max(0, loot - gained) // loot, round(world.now() - begin, 1), "nobody came")
+    measured = {"loot": loot, "paid_to_thief": max(0, gained)}
     told = f"the thief left with {gained} gwei: {out.message or 'exit paid'}"
-    return Seen(gained < min(loot, COIN), told, measured)
+    return Seen(gained < min(loot, COIN), told, outcome, measured)
