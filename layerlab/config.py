@@ -20,7 +20,7 @@ from chainkit.block import MAX_VALIDATORS
 from chainkit.codec import from_json, to_json
 from chainkit.fault_api import DEVNET_TOKEN
 from chainkit.keys import DEV_ACCOUNTS, DEV_VALIDATORS, InvalidDevNameError, dev_keypair
-from layerlab.models import MODELS, USUAL, VALIDATOR, Model
+from layerlab.models import MODELS, OPERATORS, SIDE_VALIDATORS, USUAL, VALIDATOR, Model
 
 COIN: Final = 1_000_000_000  # gwei
 L1_CHAIN_ID: Final = 900
@@ -28,8 +28,14 @@ L2_CHAIN_ID: Final = 901
 HOST: Final = "127.0.0.1"
 FIRST_PORT: Final = 8545
 """L1's first validator; the others follow it."""
-OTHER_PORTS: Final = {"sequencer": 1000, "verifier": 1001, "bridge": 2000}
-"""Ports relative to `FIRST_PORT`: 9545, 9546, 10545."""
+OTHER_PORTS: Final = {
+    "sequencer": 1000,
+    "verifier": 1001,
+    "bridge": 2000,
+    **{name: 1200 + i for i, name in enumerate(SIDE_VALIDATORS)},
+    **{name: 2100 + i for i, name in enumerate(OPERATORS)},
+}
+"""Ports relative to `FIRST_PORT`: 9545, 9546, 10545; a side chain's validators at 9745, operators at 10645."""
 MOST_VALIDATORS: Final = min(MAX_VALIDATORS, DEV_VALIDATORS)
 MAX_EXTRA_ACCOUNTS: Final = 1000
 
@@ -81,7 +87,8 @@ class DevnetConfig:
     ``model`` is one of `layerlab.models.MODELS`. ``ports`` by service; empty means the usual ones. ``accounts`` are
     the names of further well-known accounts, funded as alice is. ``containers``: each service is a container and is
     reached by its name, not a process of this machine. ``l1_fund`` and ``l2_fund`` are what each account starts
-    with, ``operator_fund`` what the sequencer and the verifier have on L1, ``stake`` each validator's.
+    with, ``operator_fund`` what the sequencer and the verifier (or the bridge's operators) have on L1, ``stake`` each
+    validator's.
 
     Raises `DevnetError` naming the first value that cannot work.
     """
@@ -138,6 +145,11 @@ class DevnetConfig:
         return [f"{VALIDATOR}{i}" for i in range(self.validators)]
 
     @property
+    def all_validators(self) -> list[str]:
+        """L1's and, of a side chain, its own."""
+        return [*self.validator_names, *(name for name in self.kind.others if name in SIDE_VALIDATORS)]
+
+    @property
     def services(self) -> list[str]:
         """Every service, in the order in which they start."""
         return self.kind.services(self.validators)
@@ -167,7 +179,7 @@ class DevnetConfig:
         """Where the chain that carries the application is served."""
         if not self.kind.bridged:
             return self.l1_urls
-        return [self.url(name) for name in self.kind.others() if name != "bridge"]
+        return [self.url(name) for name in self.kind.replicas]
 
     # --- ports ---
 
@@ -190,7 +202,7 @@ class DevnetConfig:
 
     def _ports_from(self, base: int) -> dict[str, int]:
         ports = {name: base + i for i, name in enumerate(self.validator_names)}
-        return ports | {name: base + OTHER_PORTS[name] for name in self.kind.others()}
+        return ports | {name: base + OTHER_PORTS[name] for name in self.kind.others}
 
     # --- JSON ---
 
@@ -237,6 +249,9 @@ def _check_integers(config: DevnetConfig) -> None:
             raise DevnetError(f"{name} must be an integer from {low} to {high}, not {value!r:.40}")
 
 
+_RESERVED: Final = frozenset((*DEV_ACCOUNTS, *SIDE_VALIDATORS, *OPERATORS, "vault"))
+
+
 def _check_accounts(names: tuple[str, ...]) -> None:
     if len(names) > MAX_EXTRA_ACCOUNTS:
         raise DevnetError(f"{len(names)} further accounts; give {MAX_EXTRA_ACCOUNTS} at most")
@@ -245,7 +260,7 @@ def _check_accounts(names: tuple[str, ...]) -> None:
             dev_keypair(name)
         except InvalidDevNameError as error:
             raise DevnetError(str(error)) from None
-        reserved = name in DEV_ACCOUNTS or name == "vault" or name.startswith("validator-")
+        reserved = name in _RESERVED or name.startswith("validator-")
         if reserved or name in names[:i]:
             raise DevnetError(f"the account {name!r} exists already; choose another name")
 

@@ -22,7 +22,7 @@ from layerlab import archive
 from layerlab.config import DevnetConfig, DevnetError
 from layerlab.containers import NOT_OURS, ContainerSupervisor
 from layerlab.devtime import DevnetTime
-from layerlab.genesis import make_l1_genesis, make_l2_genesis
+from layerlab.genesis import make_l1_genesis, make_second_genesis
 from layerlab.layout import DEFAULT_DIRECTORY as DEFAULT_DIRECTORY
 from layerlab.layout import MARK as MARK
 from layerlab.layout import Layout, write_json
@@ -69,15 +69,15 @@ class Devnet:
         """Make a new devnet in an empty or missing directory. Raises `DevnetError`."""
         devnet = cls(directory, config, with_parent=with_parent)
         now, time_ms = time.time(), first_slot_ms()
-        genesis = make_l1_genesis(config, time_ms)
+        genesis, second = make_l1_genesis(config, time_ms), make_second_genesis(config, time_ms)
         with devnet._locked():
             devnet.layout.require_vacant()
             devnet.genesis_hash = genesis.hash().hex()
             devnet.save()  # the mark first: whatever comes next is known as ours
             devnet.layout.genesis_file.parent.mkdir(exist_ok=True)
             write_json(devnet.layout.genesis_file, genesis_to_json(genesis))
-            if config.kind.bridged:
-                write_json(devnet.layout.l2_genesis_file, genesis_to_json(make_l2_genesis(config, time_ms)))
+            if second is not None:
+                write_json(devnet.layout.l2_genesis_file, genesis_to_json(second))
             devnet.time.create(now)
         return devnet
 
@@ -219,9 +219,11 @@ class Devnet:
         return genesis_from_json(self.layout.genesis_file.read_bytes())
 
     def l2_genesis(self) -> Genesis | None:
-        """The rollup's genesis, as L1's has it; None if there is no second chain."""
+        """The second chain's genesis: a rollup's as L1's has it; None if there is no second chain."""
         if not self.config.kind.bridged:
             return None
+        if not self.config.kind.rollup:
+            return genesis_from_json(self.layout.l2_genesis_file.read_bytes())
         spec = next(spec for spec in self.genesis().contracts if spec.name == "bridge")
         return decode(BridgeParams, spec.params).l2_genesis
 
@@ -254,7 +256,7 @@ class Devnet:
                     self.supervisor.start(name)
                     self.save()
                 # No slot passes before there is somebody to fill it.
-                first = [name for name in names if name in self.config.validator_names]
+                first = [name for name in names if name in self.config.all_validators]
                 self.supervisor.wait_live(first or names, progress)
                 self.time.set_rate(1.0)
                 self.supervisor.wait_ready(names, progress)

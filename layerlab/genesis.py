@@ -3,16 +3,20 @@
 Responsible for who is funded with what on L1 and L2, and for which contracts there are. Must not know where
 the files lie, nor what time it is.
 
-L2's genesis balances are backed one to one by the bridge contract's own genesis balance, so that promise P1
-holds from block 0.
+The second chain's genesis balances are backed one to one by the bridge contract's own genesis balance, so that
+promise P1 holds from block 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from msgspec import structs
 
 from apps.inference_market import InferenceMarket
 from apps.market_records import MarketParams
 from apps.token import Token, TokenParams
 from bridge.abi import BridgeParams
+from bridge.committee import l1_contract_spec, side_contract_spec
+from bridge.committee_abi import CommitteeParams
 from bridge.contract import Bridge
 from chainkit.block import Validator
 from chainkit.codec import encode
@@ -22,6 +26,7 @@ from chainkit.genesis import Genesis, GenesisAccount, GenesisContract, GenesisEr
 from chainkit.keys import dev_keypair
 from l1node.staking import Staking, StakingParams
 from layerlab.config import COIN, DevnetConfig, DevnetError
+from layerlab.models import OPERATOR_THRESHOLD, OPERATORS, SEQUENCER, SIDE_VALIDATORS, VERIFIER
 from rollup.messenger import Messenger
 
 L1_BALANCE = DevnetConfig.l1_fund
@@ -29,7 +34,7 @@ L2_BALANCE = DevnetConfig.l2_fund
 """What an account starts with unless the configuration says otherwise."""
 VALIDATOR_BALANCE = 100 * COIN
 """What a validator has beside its stake, for the fees of its evidence."""
-OPERATORS = ("sequencer", "verifier")
+ROLLUP_ACTORS = (SEQUENCER, VERIFIER)
 
 L2_FEES = FeeParameters(
     block_gas_limit=30_000_000,
@@ -68,28 +73,89 @@ def make_l2_genesis(config: DevnetConfig, time_ms: int) -> Genesis:
     )
 
 
-def make_l1_genesis(config: DevnetConfig, time_ms: int) -> Genesis:
-    """L1's genesis with the bridge and staking; slot 0 begins at ``time_ms``.
+def make_side_genesis(config: DevnetConfig, time_ms: int) -> Genesis:
+    """The side chain's genesis: its own validators, the same funds as on the rollup, and the gateway's reserve.
 
-    Raises `DevnetError` if the contracts or the supply do not allow it.
+    Raises `DevnetError` as `make_l1_genesis` does.
     """
-    validators = [Validator(dev_keypair(name).address, config.stake) for name in config.validator_names]
-    funds = dict.fromkeys(config.account_names, config.l1_fund)
-    if config.kind.bridged:
-        funds |= dict.fromkeys(OPERATORS, config.operator_fund)
-    funds |= dict.fromkeys(config.validator_names, VALIDATOR_BALANCE)
-    genesis = Genesis(
-        chain_id=config.l1_chain_id,
-        name="layerlab-l1",
+    side = _side_without_gateway(config, time_ms)
+    gateway = side_contract_spec(_committee(config, side))
+    return _checked(structs.replace(side, contracts=_sorted(*side.contracts, gateway)))
+
+
+def _side_without_gateway(config: DevnetConfig, time_ms: int) -> Genesis:
+    funds = dict.fromkeys(config.account_names, config.l2_fund)
+    funds |= dict.fromkeys((*SIDE_VALIDATORS, *OPERATORS), VALIDATOR_BALANCE)
+    staking = encode(StakingParams(unbonding_eras=config.unbonding_eras))
+    return Genesis(
+        chain_id=config.l2_chain_id,
+        name="layerlab-side",
         time=time_ms,
         slot_ms=config.slot_ms,
         era_slots=config.era_slots,
         devnet=True,
         fees=FeeParameters(),
         accounts=_accounts(funds),
-        validators=sorted(validators, key=lambda validator: validator.address),
-        contracts=_sorted(*_l1_contracts(config, time_ms)),
+        validators=_validators(SIDE_VALIDATORS, config.stake),
+        contracts=_sorted(_contract("staking", Staking, staking), *app_contracts()),
     )
+
+
+def _committee(config: DevnetConfig, side: Genesis) -> CommitteeParams:
+    """The same on both chains. The reserve is as much as there is on L1: whatever comes can be credited."""
+    backing = side.total_supply
+    on_l1 = sum(_l1_funds(config).values()) + config.validators * config.stake
+    return CommitteeParams(
+        operators=sorted(dev_keypair(name).address for name in OPERATORS),
+        threshold=OPERATOR_THRESHOLD,
+        side_chain_id=config.l2_chain_id,
+        reserve=on_l1,
+        backing=backing,
+    )
+
+
+def make_second_genesis(config: DevnetConfig, time_ms: int) -> Genesis | None:
+    """That of the chain beside L1, if the model has one."""
+    if not config.kind.bridged:
+        return None
+    return (make_l2_genesis if config.kind.rollup else make_side_genesis)(config, time_ms)
+
+
+def _l1_funds(config: DevnetConfig) -> dict[str, int]:
+    funds = dict.fromkeys(config.account_names, config.l1_fund)
+    if config.kind.bridged:
+        funds |= dict.fromkeys(ROLLUP_ACTORS if config.kind.rollup else OPERATORS, config.operator_fund)
+    return funds | dict.fromkeys(config.validator_names, VALIDATOR_BALANCE)
+
+
+def _validators(names: Iterable[str], stake: int) -> list[Validator]:
+    found = [Validator(dev_keypair(name).address, stake) for name in names]
+    return sorted(found, key=lambda validator: validator.address)
+
+
+def make_l1_genesis(config: DevnetConfig, time_ms: int) -> Genesis:
+    """L1's genesis with the bridge and staking; slot 0 begins at ``time_ms``.
+
+    Raises `DevnetError` if the contracts or the supply do not allow it.
+    """
+    return _checked(
+        Genesis(
+            chain_id=config.l1_chain_id,
+            name="layerlab-l1",
+            time=time_ms,
+            slot_ms=config.slot_ms,
+            era_slots=config.era_slots,
+            devnet=True,
+            fees=FeeParameters(),
+            accounts=_accounts(_l1_funds(config)),
+            validators=_validators(config.validator_names, config.stake),
+            contracts=_sorted(*_l1_contracts(config, time_ms)),
+        )
+    )
+
+
+def _checked(genesis: Genesis) -> Genesis:
+    """Raises `DevnetError` for one that no node would take."""
     try:
         genesis_state(genesis)
     except (GenesisError, ValueError) as error:  # ValueError: an amount over 2**53 while it is summed up
@@ -103,6 +169,8 @@ def _l1_contracts(config: DevnetConfig, time_ms: int) -> list[GenesisContract]:
     contracts = [_contract("staking", Staking, staking)]
     if not config.kind.bridged:
         return [*contracts, *app_contracts()]
+    if not config.kind.rollup:
+        return [*contracts, l1_contract_spec(_committee(config, _side_without_gateway(config, time_ms)))]
     l2 = make_l2_genesis(config, time_ms)
     params = encode(BridgeParams(l2, config.settings))
     return [*contracts, _contract("bridge", Bridge, params, l2.total_supply)]

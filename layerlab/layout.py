@@ -56,7 +56,7 @@ class Layout:
 
     @property
     def l2_genesis_file(self) -> Path:
-        """For people and tools: services read L2's genesis from L1's."""
+        """A side chain's. A rollup's, too, for people and tools: services read that from L1's."""
         return self.directory / "genesis" / "l2.json"
 
     @property

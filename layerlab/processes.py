@@ -25,6 +25,7 @@ import psutil
 from chainkit.parent import PARENT_VARIABLE
 from layerlab.config import HOST, DevnetConfig, DevnetError
 from layerlab.layout import Layout
+from layerlab.models import BRIDGE, OPERATORS, SEQUENCER
 
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 4.0
@@ -115,11 +116,29 @@ def service_command(config: DevnetConfig, layout: Layout, name: str) -> list[str
     """What starts a service."""
     genesis, l1 = str(layout.genesis_file), ",".join(config.l1_urls)
     faults = ["--enable-faults", "--fault-token", config.fault_token]
-    if name in config.validator_names:
-        peers = ",".join(config.url(peer) for peer in config.validator_names if peer != name)
-        special = ["l1node", "--genesis", genesis, "--peers", peers, "--dev-key", name, *faults]
-    elif name == "bridge":
-        special = ["bridge", "--l1-genesis", genesis, "--l1", l1, "--l2", config.url("sequencer")]
+    both = ["--l1-genesis", genesis, "--l1", l1]
+    if not config.kind.rollup:
+        both += ["--side-genesis", str(layout.l2_genesis_file)]
+    if name in config.all_validators:
+        l1_validator = name in config.validator_names
+        group = config.validator_names if l1_validator else config.kind.replicas
+        peers = ",".join(config.url(peer) for peer in group if peer != name)
+        own = genesis if l1_validator else str(layout.l2_genesis_file)
+        special = ["l1node", "--genesis", own, "--peers", peers, "--dev-key", name, *faults]
+    elif name == BRIDGE:
+        second = [config.url(SEQUENCER)] if config.kind.rollup else config.app_urls
+        special = ["bridge", *both, "--l2", ",".join(second)]
+    elif name in OPERATORS:
+        special = [
+            "bridge",
+            "operator",
+            *both,
+            "--side",
+            ",".join(config.app_urls),
+            "--dev-key",
+            name,
+            *faults,
+        ]
     else:
         special = ["rollup", name, "--l1-genesis", genesis, "--l1", l1, "--dev-key", name]
         special += ["--block-ms", str(config.block_ms), *faults]

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from bridge.abi import BridgeSettings
 from chainkit.client import ApiError, ChainClient, ReceiptInfo
 from chainkit.codec import Record, encode
+from chainkit.execution import FeeParameters
 from chainkit.fees import call_gas, transfer_gas
 from chainkit.genesis import Genesis
 from chainkit.keys import KeyPair, dev_keypair
@@ -30,6 +31,8 @@ SLOW_SLOT_SECONDS: Final = 0.4
 """What a slot may take at most while time runs fast."""
 RENEW_SECONDS: Final = 1.5
 BRIDGE: Final = "bridge"
+CALL_GAS: Final = 2_000_000
+"""What a call may use, or three fifths of what its chain allows at most."""
 
 
 class StepFailed(Exception):  # noqa: N818 - reads as what it is
@@ -56,9 +59,10 @@ class World:
         config = self.devnet.config
         self.l1s = {name: ChainClient(urls[name], retries=1) for name in config.validator_names}
         self.l1 = self.l1s["validator-0"]
-        self._others = {name: ChainClient(urls[name], retries=1) for name in config.kind.others()}
+        self._others = {name: ChainClient(urls[name], retries=1) for name in config.kind.others}
         self.app = {**self.l1s, **self._others}[config.kind.app]
         """The chain that carries the application."""
+        self._fees: dict[str, FeeParameters] = {}
         self._usual_rate = max(1.0, config.slot_ms / USUAL_SLOT_MS)
         self._rate = 1.0
         self._pace: asyncio.Task[None] | None = None
@@ -111,14 +115,14 @@ class World:
     ) -> SignedTransaction:
         """A transaction with the account's next nonce and fees that suffice."""
         status = await client.status()
-        fees, l2 = status["fees"], status["chain_id"] == self.devnet.config.l2_chain_id
+        fees, rules = status["fees"], await self._rules(client)
         if nonce is None:
             nonce = (await client.account(key.address)).pending_nonce
-        per_byte = 16 if l2 else 8
         if isinstance(action, Transfer):
-            gas_limit = transfer_gas(per_byte)
+            gas_limit = transfer_gas(rules.gas_per_byte)
         else:
-            gas_limit = call_gas(per_byte, len(action.args), 150_000 if l2 else 2_000_000)
+            least = min(CALL_GAS, rules.max_transaction_gas * 3 // 5)
+            gas_limit = call_gas(rules.gas_per_byte, len(action.args), least)
         body = Body(
             status["chain_id"],
             key.address,
@@ -129,6 +133,11 @@ class World:
             action,
         )
         return SignedTransaction.sign(body, key)
+
+    async def _rules(self, client: ChainClient) -> FeeParameters:
+        if client.url not in self._fees:
+            self._fees[client.url] = (await client.genesis()).fees
+        return self._fees[client.url]
 
     async def send(
         self, client: ChainClient, name: str, action: Transfer | Call, *, at: str = "finalized"
