@@ -22,6 +22,7 @@ from layerlab.cli.output import blocks, duration
 from layerlab.config import DevnetConfig
 from layerlab.devnet import Devnet
 from layerlab.layout import DEFAULT_DIRECTORY
+from layerlab.models import MODELS
 from layerlab.warp import WarpStep
 
 PANEL: Final = "Devnet"
@@ -85,7 +86,8 @@ def up(
 ) -> None:
     """Bring a devnet up: 4 validators, a sequencer, a verifier and the bridge, each its own process.
 
-    --model sovereign: the validators alone, with the applications on their chain.
+    --model sovereign: the validators alone, with the applications on their chain. --model sidechain: a second
+    chain with validators of its own, and a bridge that two of three operators move.
     Stays in the foreground until Ctrl-C. What was there before goes on where it stood.
 
     Examples:
@@ -167,7 +169,7 @@ def _account(name: str, funds: Mapping[str, Mapping[bytes, int]]) -> dict[str, A
 def _show_banner(session: Session, value: Mapping[str, Any]) -> None:
     out = session.out
     ends, chains = value["endpoints"], value["chains"]
-    bridged = "l2" in chains
+    bridged, rollup = "l2" in chains, MODELS[value["model"]].rollup
     where = _where(session)
     state = "goes on where it stood" if value["resumed"] else "is new"
     out.say(f"\n[bold]layerlab devnet[/] ({value['model']}) {state}; up in {value['seconds']} s\n")
@@ -183,7 +185,7 @@ def _show_banner(session: Session, value: Mapping[str, Any]) -> None:
     lines["contracts"] = "   ".join(
         f"{c.upper()}: {', '.join(names)}" for c, names in value["contracts"].items()
     )
-    lines["pace"] = pace + (f"; challenge window {blocks(value['challenge_window'])}" if bridged else "")
+    lines["pace"] = pace + (f"; challenge window {blocks(value['challenge_window'])}" if rollup else "")
     lines["data"] = value["directory"]
     out.fields(lines)
     first = value["accounts"][0]

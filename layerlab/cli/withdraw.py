@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from bridge.abi import ClaimArgs
+from bridge.committee_abi import GATEWAY
 from chainkit.client import ReceiptInfo
 from chainkit.codec import CodecError, encode, from_json
 from chainkit.keys import KeyPair
@@ -30,6 +31,7 @@ WAITING, IN_WINDOW, READY, CLAIMED, REVERTED = (
     "claimed",
     "reverted",
 )
+MESSENGER: Final = "messenger"
 VOID_POLLS: Final = 50
 """How often a withdrawal may be found void before it is given up: an honest batch may still take it in."""
 
@@ -56,10 +58,11 @@ async def withdraw(
         typer.Option("--claimer", metavar="WHO", help="Who pays for the claim on L1 (default: --from)."),
     ] = None,
 ) -> None:
-    """Withdraw coins from the rollup to L1. With --wait this is the whole way out, to the payout.
+    """Withdraw coins from the rollup (or side chain) to L1. With --wait this is the whole way out, to the payout.
 
     Says at each moment what it waits for, how long, and who may act; claims by itself when the challenge window is
-    over. On a devnet `layerlab warp --until-withdrawal ID` in another terminal makes it short.
+    over (a side chain's operators pay without a claim). On a devnet `layerlab warp --until-withdrawal ID` in another
+    terminal makes it short.
 
     Examples:
     layerlab withdraw --from bob --amount 30 --wait
@@ -107,7 +110,9 @@ def _last_line(value: Mapping[str, Any], sender: str) -> str:
 async def _burn(
     session: Session, key: KeyPair, recipient: bytes, amount: int, waiting: Waiting
 ) -> ReceiptInfo:
-    call = Call("messenger", "withdraw", encode(WithdrawArgs(recipient)), amount)
+    hosted = {contract.name for contract in (await session.l2.genesis()).contracts}
+    door = GATEWAY if GATEWAY in hosted else MESSENGER
+    call = Call(door, "withdraw", encode(WithdrawArgs(recipient)), amount)
     return await signing.send(session, session.l2, key, call, what="the withdrawal on L2", waiting=waiting)
 
 
