@@ -8,8 +8,11 @@ import asyncio
 import inspect
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -348,6 +351,24 @@ async def _with_session(session: Session, verb_running: Coroutine[Any, Any, None
         await verb_running
     finally:
         await session.close()
+
+
+@contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """In here a SIGTERM or a closed terminal ends the verb as Ctrl-C does: what it started goes with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)  # asyncio's, which cancels the verb
+    if not callable(handler):  # a shell's background jobs ignore SIGINT
+        handler = signal.default_int_handler
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, old in zip(numbers, before, strict=True):
+            signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
 class LayerlabGroup(TyperGroup):

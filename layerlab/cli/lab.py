@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from layerlab.cli.common import Session, verb
+from layerlab.cli.common import Session, ended_like_ctrl_c, verb
 from layerlab.cli.errors import CommandError
 from layerlab.cli.output import duration
 from layerlab.lab.experiment import Report, Trial, run_experiment
@@ -86,7 +86,8 @@ async def lab_run(
             "unknown_model",
             known=known,
         )
-    with session.out.waiting() as waiting:
+    session.on_interrupt = "nothing is left running"
+    with ended_like_ctrl_c(), session.out.waiting() as waiting:
         report = await run_experiment(experiment, model, seed, waiting.now)
     session.out.result(report.to_json(), lambda: _show_report(session, report))
     if report.verdict != "confirmed":
