@@ -4,29 +4,25 @@ Responsible for putting final facts (`BridgeState`) and hints (pools and unsafe 
 for keeping each final block, its consequences and its events on disk in one go. Must not know of HTTP.
 """
 
-import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from bridge.actions import Place, Write
 from bridge.follow import BRIDGE, MESSENGER, BridgeState
-from bridge.gateway import Gateway
+from bridge.hints import Told, Tracked, Tracking, read_told, send
+from bridge.nodes import Nodes
 from bridge.views_batches import Json
 from bridge.views_bridge import invariant_json
-from chainkit.backend import Head, has_reached
+from chainkit.backend import Head
 from chainkit.block import Certificate
 from chainkit.chain import ExecutedBlock
-from chainkit.client import ReceiptInfo
-from chainkit.codec import MAX_AMOUNT, Address, Bytes32, to_json
+from chainkit.codec import Address, Bytes32, to_json
 from chainkit.events import EventLog
-from chainkit.problems import Problem
 from chainkit.replica import Replica
 from chainkit.state import State
-from chainkit.submission import read_json
-from chainkit.transaction import Call, SignedTransaction
+from chainkit.transaction import SignedTransaction
 from rollup.stf import Forced
 
 log = logging.getLogger("layerlab.bridge")
@@ -35,49 +31,23 @@ READY_LAG: Final = 12
 """L1 blocks that the service may be behind what L1 says is final, and still be ready."""
 FORCED_LANDING: Final = 8
 """L1 blocks in which a forced transaction is expected to stand in a final block."""
-MAX_TRACKED: Final = 10_000
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """A write that went through this service and is not final yet."""
-
-    call_contract: str
-    method: str
-    sender: Address
-    amount: int
-    to: Address
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a node says of a call that is not final here. The call is signed, so ``about`` is true; ``height``
-    (None: in no block yet) and whether it ``failed`` there are the node's word."""
-
-    tx_id: Bytes32
-    about: Tracked
-    height: int | None
-    failed: bool
-    code: str
-    message: str
+MAX_FORCED: Final = 10_000
 
 
 class BridgeBackend:
     """One bridge service. Call `start` once; then `on_l1_final` for each final block, in order."""
 
-    def __init__(
-        self, state: BridgeState, replica: Replica, events: EventLog, l1: Gateway, l2: Gateway
-    ) -> None:
+    def __init__(self, state: BridgeState, replica: Replica, events: EventLog, l1: Nodes, l2: Nodes) -> None:
         self.state = state
         self.replica = replica
         self.events = events
-        self.l1_gateway = l1
-        self.l2_gateway = l2
+        self.l1_nodes = l1
+        self.l2_nodes = l2
         self.l1 = Place("L1", state.l1.genesis, state.l1.rules)
         self.l2 = Place("L2", state.derivation.l2_genesis, state.derivation.rules)
         self.heard_final: Callable[[], int | None] = lambda: None
         self.invariant_held = True
-        self._tracked: OrderedDict[Bytes32, Tracked] = OrderedDict()
+        self.tracking = Tracking()
         self._forced: OrderedDict[tuple[Address, int], int] = OrderedDict()
 
     def start(self) -> None:
@@ -94,10 +64,10 @@ class BridgeBackend:
             for note in notes:
                 self.events.append(note.name, note.data, height=height, source=note.source, tx_id=note.tx_id)
                 if note.tx_id is not None:
-                    self._tracked.pop(note.tx_id, None)
+                    self.tracking.forget(note.tx_id)
             self._watch_invariant(height)
         for tx in block.transactions:
-            self._tracked.pop(tx.id, None)
+            self.tracking.forget(tx.id)
 
     def _watch_invariant(self, height: int) -> None:
         """Say so, once, when the books stop adding up (or do so again)."""
@@ -112,39 +82,24 @@ class BridgeBackend:
 
     async def send_l1(self, write: Write) -> Mapping[str, Any]:
         """Send to L1. Raises `Problem`."""
-        return await self._send(self.l1_gateway, write)
+        return await send(self.l1_nodes, write)
 
     async def send_l2(self, write: Write) -> Mapping[str, Any]:
         """Send to the sequencer. Raises `Problem`."""
-        return await self._send(self.l2_gateway, write)
-
-    async def _send(self, gateway: Gateway, write: Write) -> Mapping[str, Any]:
-        if write.signed is not None:
-            return await gateway.submit(write.signed)
-        assert write.body is not None
-        return await gateway.submit_dev(write.sender, write.body)
-
-    def track(self, tx_id: Bytes32, tracked: Tracked) -> None:
-        """Remember a write until it is final (or many others came after it)."""
-        self._tracked[tx_id] = tracked
-        while len(self._tracked) > MAX_TRACKED:
-            self._tracked.popitem(last=False)
-
-    def tracked(self, tx_id: Bytes32) -> Tracked | None:
-        return self._tracked.get(tx_id)
+        return await send(self.l2_nodes, write)
 
     def tracked_withdrawals(self, address: Address) -> list[tuple[Bytes32, Tracked]]:
         """Withdrawals of or to an address that went through here and are in no batch yet."""
-        return [
-            (tx_id, found)
-            for tx_id, found in self._tracked.items()
-            if found.call_contract == MESSENGER and address in (found.sender, found.to)
-        ]
+        return list(
+            self.tracking.find(
+                lambda write: write.call_contract == MESSENGER and address in (write.sender, write.to)
+            )
+        )
 
     def note_forced(self, tx: SignedTransaction) -> None:
         """Remember for some blocks that a nonce is used by a transaction on its way into the inbox."""
         self._forced[tx.body.sender, tx.body.nonce] = self.state.height
-        while len(self._forced) > MAX_TRACKED:
+        while len(self._forced) > MAX_FORCED:
             self._forced.popitem(last=False)
 
     # --- hints ---
@@ -156,7 +111,7 @@ class BridgeBackend:
         """
         if self.state.totals.frozen_height:
             return None
-        status = await self.l2_gateway.status()
+        status = await self.l2_nodes.status()
         inbox = None if status is None else status.get("inbox")
         taken = inbox.get("taken_in") if isinstance(inbox, dict) else None
         return taken if type(taken) is int else None
@@ -164,7 +119,7 @@ class BridgeBackend:
     async def l2_nonce(self, address: Address) -> int:
         """The nonce that a forced transaction should have: after what is executed and what is queued."""
         nonce = State(self.state.derivation.safe_batch.end.tree).account(address).nonce
-        told = await self.l2_gateway.nonce(address)
+        told = await self.l2_nodes.nonce(address)
         nonce = nonce if told is None else max(nonce, told)
         used = {
             tx.body.nonce
@@ -185,11 +140,11 @@ class BridgeBackend:
 
     async def l1_pending(self, tx_id: Bytes32, method: str) -> Told | None:
         """What an L1 node says of a call of the bridge that is not final here."""
-        return _told(self.l1, await self.l1_gateway.transaction(tx_id), BRIDGE, method)
+        return read_told(self.l1, await self.l1_nodes.transaction(tx_id), BRIDGE, method)
 
     async def l2_pending(self, tx_id: Bytes32) -> Told | None:
         """What the sequencer says of a withdrawal that no batch holds."""
-        return _told(self.l2, await self.l2_gateway.transaction(tx_id), MESSENGER, "withdraw")
+        return read_told(self.l2, await self.l2_nodes.transaction(tx_id), MESSENGER, "withdraw")
 
     # --- about the service ---
 
@@ -251,32 +206,3 @@ class BridgeBackend:
             "events": self.events.last_seq,
             "event_streams": self.events.followers,
         }
-
-
-def _told(place: Place, info: ReceiptInfo | None, contract: str, method: str) -> Told | None:
-    """A node's answer, if it holds the signed transaction asked for and that makes this call."""
-    if info is None:
-        return None
-    try:
-        tx = read_json(place.genesis, place.rules, json.dumps(info.answer.get("transaction")).encode())
-    except (Problem, ValueError, TypeError, RecursionError):
-        return None
-    if not isinstance(tx, SignedTransaction) or tx.id != info.hash:
-        return None
-    action = tx.body.action
-    if not isinstance(action, Call) or (action.contract, action.method) != (contract, method):
-        return None
-    height = info.height if type(info.height) is int and 0 <= info.height <= MAX_AMOUNT else None
-    reached = height is not None and has_reached(str(info.status), "head")
-    failed = reached and info.success is False
-    about = Tracked(contract, method, tx.body.sender, action.value, action.args[-32:])
-    return Told(
-        tx.id, about, height if reached else None, failed, str(info.code)[:100], str(info.message)[:500]
-    )
-
-
-def tracked_of(write: Write) -> Tracked:
-    """What to remember of a deposit or withdrawal that was just sent."""
-    call = write.call
-    to = call.args[-32:]  # both calls end with the recipient's 32 bytes
-    return Tracked(call.contract, call.method, write.sender, call.value, to)

@@ -12,8 +12,9 @@ from starlette.responses import Response
 from bridge import actions
 from bridge.abi import ForceArgs
 from bridge.actions import Write, read_object, read_write
-from bridge.backend import BridgeBackend, Told, tracked_of
+from bridge.backend import BridgeBackend
 from bridge.follow import BRIDGE, Queued
+from bridge.hints import Told, tracked_of
 from bridge.params import AddressText, From, Id, Limit, page, parse_address, parse_id, unknown
 from bridge.views import deposit_json, forced_json
 from bridge.views_batches import Json
@@ -52,7 +53,7 @@ def accepted(answer: Mapping[str, Any], **more: Any) -> Response:
 
 
 def hash_of(answer: Mapping[str, Any]) -> Bytes32:
-    """The transaction hash in a node's answer, which `Gateway` has checked."""
+    """The transaction hash in a node's answer, which `Nodes` has checked."""
     return parse_hex(answer["hash"], "hash", 32)
 
 
@@ -82,7 +83,7 @@ def _deposits(backend: BridgeBackend) -> APIRouter:
         write = read_write(backend.l1, raw, BRIDGE, "deposit", ("to", "amount"), actions.deposit_call)
         answer = await backend.send_l1(write)
         tx_id = hash_of(answer)
-        backend.track(tx_id, tracked_of(write))
+        backend.tracking.add(tx_id, tracked_of(write))
         return accepted(answer, id=to_json(tx_id), hash=to_json(tx_id), status="pending")
 
     @router.get("/deposits", summary="Deposits in final L1 blocks, oldest first")
@@ -137,7 +138,7 @@ async def _early_deposit(backend: BridgeBackend, tx_id: Bytes32) -> Json:
         to = to_json(tx.body.action.args[-32:]) if isinstance(tx.body.action, Call) else None
         return {**base, "amount": tx.value, "depositor": to_json(tx.body.sender), "to": to, **failure}
     told = await backend.l1_pending(tx_id, "deposit")
-    about = backend.tracked(tx_id) if told is None else told.about
+    about = backend.tracking.get(tx_id) if told is None else told.about
     if about is None or about.method != "deposit":
         raise unknown("deposit", to_json(tx_id), "inbox messages", len(backend.state.inbox))
     shown = {"amount": about.amount, "depositor": to_json(about.sender), "to": to_json(about.to)}

@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from bridge import abi, actions, views
 from bridge.actions import plain_call, read_object, read_write
-from bridge.backend import BridgeBackend, Told, Tracked, tracked_of
+from bridge.backend import BridgeBackend
 from bridge.follow import BRIDGE, MESSENGER, WithdrawalEntry
+from bridge.hints import Told, Tracked, tracked_of
 from bridge.params import AddressText, From, Id, Limit, page, parse_address, parse_id, unknown
 from bridge.routes_inbox import accepted, body_doc, hash_of
 from bridge.views_batches import Json
@@ -47,7 +48,7 @@ def _withdrawals(backend: BridgeBackend) -> APIRouter:
         write = read_write(backend.l2, raw, MESSENGER, "withdraw", ("to", "amount"), actions.withdraw_call)
         answer = await backend.send_l2(write)
         tx_id = hash_of(answer)
-        backend.track(tx_id, tracked_of(write))
+        backend.tracking.add(tx_id, tracked_of(write))
         return accepted(answer, id=to_json(tx_id), hash=to_json(tx_id), status=views.WAITING)
 
     @router.get("/withdrawals", summary="Withdrawals by or to an address, oldest first")
@@ -142,7 +143,7 @@ async def _again(backend: BridgeBackend, entry: WithdrawalEntry) -> Json:
 async def _early(backend: BridgeBackend, tx_id: Bytes32) -> Json:
     """A withdrawal that never was in a batch: the sequencer's word."""
     told = await backend.l2_pending(tx_id)
-    about = backend.tracked(tx_id) if told is None else told.about
+    about = backend.tracking.get(tx_id) if told is None else told.about
     if about is None or about.method != "withdraw":
         count = max(backend.state.withdrawal_by_index, default=-1) + 1
         raise unknown("withdrawal", to_json(tx_id), "withdrawals", count)

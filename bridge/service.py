@@ -15,7 +15,7 @@ from typing import Any, Final
 from bridge.abi import BridgeParams
 from bridge.backend import BridgeBackend
 from bridge.follow import BRIDGE, BridgeState
-from bridge.gateway import Gateway
+from bridge.nodes import Nodes
 from bridge.routes import bridge_router
 from chainkit.block import Certificate
 from chainkit.chain import Chain, ExecutedBlock
@@ -70,11 +70,11 @@ async def create(
     try:
         state = BridgeState(l1, Derivation(params.l2_genesis, BRIDGE, executor))
         events = EventLog(store)
-        # Gateways try each node once and go on to the next; the follower is as patient as it likes.
+        # A request tries each node once and goes on to the next; the follower is as patient as it likes.
         options = {"timeout": SUBMIT_SECONDS, "retries": 0, **client_options}
-        l1_gateway = Gateway("L1", [client(url, **options) for url in l1_urls])
-        l2_gateway = Gateway("L2", [client(l2_url, **options)] if l2_url else [])
-        backend = BridgeBackend(state, Replica(store, l1), events, l1_gateway, l2_gateway)
+        l1_nodes = Nodes("L1", [client(url, **options) for url in l1_urls])
+        l2_nodes = Nodes("L2", [client(l2_url, **options)] if l2_url else [])
+        backend = BridgeBackend(state, Replica(store, l1), events, l1_nodes, l2_nodes)
         backend.start()
     except BaseException:
         store.close()
@@ -91,8 +91,8 @@ async def create(
     async def close() -> None:
         for each in clients:
             await each.aclose()
-        await l1_gateway.aclose()
-        await l2_gateway.aclose()
+        await l1_nodes.aclose()
+        await l2_nodes.aclose()
         executor.shutdown(wait=False)
         store.close()
 

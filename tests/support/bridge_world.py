@@ -404,6 +404,6 @@ async def lying_batch(world: World, transfers: int = 6) -> int:
     """A batch of some steps with a false root."""
     for nonce in range(transfers):
         body = {"from": "alice", "action": {"type": "transfer", "to": "bob", "amount": 5 + nonce}}
-        await world.bridge.l2_gateway.submit_dev(dev_keypair("alice").address, body)
+        await world.bridge.l2_nodes.submit_dev(dev_keypair("alice").address, body)
     world.l2_block()
     return world.post_batch(root=b"\x66" * 32)

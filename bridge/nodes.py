@@ -23,7 +23,7 @@ _ANOTHER: Final = frozenset({"unreachable", "overloaded"})
 T = TypeVar("T")
 
 
-class Gateway:
+class Nodes:
     """The nodes of one chain; ``name`` ("L1", "L2") is for messages. No node: everything is unreachable."""
 
     def __init__(self, name: str, clients: Sequence[ChainClient]) -> None:
