@@ -25,6 +25,8 @@ from layerlab.cli.common import (
     OptionalAmount,
     Session,
     To,
+    a_bridge,
+    a_rollup,
     read_amount,
     verb,
 )
@@ -44,11 +46,11 @@ add_refusal(EscapeError)
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file."""
-    verb(app, "deposit", STACK, panel=PANEL)(deposit)
-    verb(app, "force", STACK, panel=PANEL)(force)
-    verb(app, "exit", L1_ONLY, panel=PANEL)(exit_)
-    verb(app, "batches", STACK, panel=PANEL)(batches)
-    verb(app, "disputes", STACK, panel="Disputes and dishonesty")(disputes)
+    verb(app, "deposit", STACK, panel=PANEL, needs=a_bridge)(deposit)
+    verb(app, "force", STACK, panel=PANEL, needs=a_rollup)(force)
+    verb(app, "exit", L1_ONLY, panel=PANEL, needs=a_rollup)(exit_)
+    verb(app, "batches", STACK, panel=PANEL, needs=a_rollup)(batches)
+    verb(app, "disputes", STACK, panel="Disputes and dishonesty", needs=a_rollup)(disputes)
 
 
 # --- deposits --------------------------------------------------------------------------------------------------------

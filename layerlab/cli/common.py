@@ -8,11 +8,8 @@ import asyncio
 import inspect
 import os
 import re
-import signal
 import sys
-import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -36,6 +33,7 @@ from layerlab.cli.errors import CommandError
 from layerlab.cli.network import Network, find_network
 from layerlab.cli.output import Output
 from layerlab.layout import DEFAULT_DIRECTORY
+from layerlab.models import MODELS, Model
 
 INTERRUPTED: Final = 130
 _RETRIES: Final = 1
@@ -126,6 +124,19 @@ PLAIN: Final = ("as_json", "directory")
 CHAIN: Final = ("l2", "url", *PLAIN)
 STACK: Final = ("l1_url", "l2_url", "bridge_url", *PLAIN)
 L1_ONLY: Final = ("l1_url", "l1_genesis", *PLAIN)
+ELSEWHERE: Final = ("l1_url", "l2_url", "bridge_url")
+"""With one of these a verb acts on other services than the devnet's."""
+Needs = Callable[[Model], bool]
+
+
+def a_bridge(model: Model) -> bool:
+    """For verbs that need a second chain and a bridge to it."""
+    return model.bridged
+
+
+def a_rollup(model: Model) -> bool:
+    """For verbs that need batches on L1, and what protects users from a dishonest sequencer."""
+    return model.rollup
 
 
 # --- the session ---------------------------------------------------------------------------------------------
@@ -215,6 +226,20 @@ class Session:
         except (OSError, GenesisError) as error:
             raise CommandError(f"genesis file {str(file)!r}: {error}", "bad_genesis") from None
 
+    def require(self, name: str, needs: Needs | None) -> None:
+        """Refuse a verb that means nothing on the devnet's model. Raises `CommandError`."""
+        if needs is None or any(self.options.get(option) for option in ELSEWHERE):
+            return
+        model = MODELS.get(self.network.model)
+        if model is not None and not needs(model):
+            fit = [other.name for other in MODELS.values() if needs(other)]
+            raise CommandError(
+                f"{name} means nothing on this devnet: {model.name} is {model.about}; it is for {', '.join(fit)}",
+                "wrong_model",
+                model=model.name,
+                known=fit,
+            )
+
     # --- people ---
 
     async def address(self, client: ChainClient, who: str) -> bytes:
@@ -295,9 +320,17 @@ Verb = Callable[..., Any]
 
 
 def verb(
-    app: typer.Typer, name: str, shared: tuple[str, ...] = PLAIN, *, panel: str | None = None
+    app: typer.Typer,
+    name: str,
+    shared: tuple[str, ...] = PLAIN,
+    *,
+    panel: str | None = None,
+    needs: Needs | None = None,
 ) -> Callable[[Verb], Verb]:
-    """Make a function of a `Session` and its own options a verb of ``app``, with the ``shared`` options."""
+    """Make a function of a `Session` and its own options a verb of ``app``, with the ``shared`` options.
+
+    ``needs``: on a devnet whose model has it not the verb is refused before it does anything.
+    """
 
     def decorate(function: Verb) -> Verb:
         own = [p for p in inspect.signature(function).parameters.values() if p.name != "session"]
@@ -310,7 +343,8 @@ def verb(
 
         def run(ctx: typer.Context, **given: Any) -> None:
             options = {n: given.pop(n) for n in shared}
-            _run(function, Session(_one_chain(ctx, options)), given)
+            session = Session(_one_chain(ctx, options))
+            _run(function, session, given, lambda: session.require(_words(ctx), needs))
 
         run.__name__ = function.__name__
         run.__doc__ = function.__doc__
@@ -332,8 +366,14 @@ def _one_chain(ctx: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _run(function: Verb, session: Session, given: dict[str, Any]) -> None:
+def _words(ctx: typer.Context) -> str:
+    """The verb as the user wrote it."""
+    return str(ctx.command_path).partition(" ")[2]
+
+
+def _run(function: Verb, session: Session, given: dict[str, Any], check: Callable[[], None]) -> None:
     try:
+        check()
         result = function(session, **given)
         if inspect.iscoroutine(result):
             asyncio.run(_with_session(session, result))
@@ -351,24 +391,6 @@ async def _with_session(session: Session, verb_running: Coroutine[Any, Any, None
         await verb_running
     finally:
         await session.close()
-
-
-@contextmanager
-def ended_like_ctrl_c() -> Iterator[None]:
-    """In here a SIGTERM or a closed terminal ends the verb as Ctrl-C does: what it started goes with it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGINT)  # asyncio's, which cancels the verb
-    if not callable(handler):  # a shell's background jobs ignore SIGINT
-        handler = signal.default_int_handler
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, old in zip(numbers, before, strict=True):
-            signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
 class LayerlabGroup(TyperGroup):

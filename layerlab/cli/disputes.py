@@ -16,7 +16,7 @@ from chainkit.keys import KeyPair
 from chainkit.merkle import ProofError
 from chainkit.transaction import Call
 from layerlab.cli import signing
-from layerlab.cli.common import L1_ONLY, From, Session, verb
+from layerlab.cli.common import L1_ONLY, From, Session, a_rollup, verb
 from layerlab.cli.errors import CommandError
 from layerlab.cli.output import Waiting, blocks
 from layerlab.cli.reading import verified
@@ -37,12 +37,12 @@ PlayFrom = Callable[[L1Reader, KeyPair], Move]
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file."""
-    verb(dispute_app, "open", L1_ONLY)(open_)
-    verb(dispute_app, "bisect", L1_ONLY)(bisect)
-    verb(dispute_app, "choose", L1_ONLY)(choose)
-    verb(dispute_app, "prove", L1_ONLY)(prove)
-    verb(dispute_app, "timeout", L1_ONLY)(timeout)
-    verb(dispute_app, "settle", L1_ONLY)(settle)
+    verb(dispute_app, "open", L1_ONLY, needs=a_rollup)(open_)
+    verb(dispute_app, "bisect", L1_ONLY, needs=a_rollup)(bisect)
+    verb(dispute_app, "choose", L1_ONLY, needs=a_rollup)(choose)
+    verb(dispute_app, "prove", L1_ONLY, needs=a_rollup)(prove)
+    verb(dispute_app, "timeout", L1_ONLY, needs=a_rollup)(timeout)
+    verb(dispute_app, "settle", L1_ONLY, needs=a_rollup)(settle)
     app.add_typer(dispute_app, name="dispute", rich_help_panel="Disputes and dishonesty")
 
 

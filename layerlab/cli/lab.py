@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from layerlab.cli.common import Session, ended_like_ctrl_c, verb
+from layerlab.cli.common import Session, verb
+from layerlab.cli.ending import ended_like_ctrl_c
 from layerlab.cli.errors import CommandError
 from layerlab.cli.output import duration
 from layerlab.lab.experiment import Report, Trial, run_experiment

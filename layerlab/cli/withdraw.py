@@ -19,7 +19,7 @@ from chainkit.transaction import Call
 from layerlab.cli import signing
 from layerlab.cli.amounts import show_amount
 from layerlab.cli.bridge import BRIDGE, EVERY, PANEL, POLL_SECONDS, bridge_or_none, counting
-from layerlab.cli.common import STACK, From, OptionalAmount, Session, To, verb
+from layerlab.cli.common import STACK, From, OptionalAmount, Session, To, a_bridge, verb
 from layerlab.cli.errors import CommandError
 from layerlab.cli.output import Waiting, short
 from rollup.messenger import WithdrawArgs
@@ -38,8 +38,8 @@ VOID_POLLS: Final = 50
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file."""
-    verb(app, "withdraw", STACK, panel=PANEL)(withdraw)
-    verb(app, "claim", STACK, panel=PANEL)(claim)
+    verb(app, "withdraw", STACK, panel=PANEL, needs=a_bridge)(withdraw)
+    verb(app, "claim", STACK, panel=PANEL, needs=a_bridge)(claim)
 
 
 async def withdraw(
