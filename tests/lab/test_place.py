@@ -65,7 +65,7 @@ def test_real_services_live_in_the_block_and_are_gone_after_it(temporary: Path) 
     assert list(temporary.iterdir()) == []
 
 
-async def _two_at_once(temporary: Path) -> None:
+async def _two_at_once() -> None:
     async with running_world(smallest(), 1, nothing) as one, running_world(smallest(), 2, nothing) as two:
         assert one.devnet.directory != two.devnet.directory
         assert await one.app.ready()
@@ -74,7 +74,7 @@ async def _two_at_once(temporary: Path) -> None:
 
 
 def test_two_places_are_apart(temporary: Path) -> None:
-    asyncio.run(_two_at_once(temporary))
+    asyncio.run(_two_at_once())
     assert list(temporary.iterdir()) == []
 
 
