@@ -13,37 +13,27 @@ STILL_SLOTS = 12
 STOP_SECONDS = 5
 
 
-def finality_goes_on(stack: Stack, service: str = "validator-0") -> None:
-    stack.wait_final(service, stack.final(service) + GO_ON_BLOCKS)
-
-
 def votes(stack: Stack, validator: str) -> bool:
     """Whether its vote is in the certificate of L1's head."""
     certificate = stack.get("validator-0", "/blocks/head")["certificate"] or {"votes": []}
     return any(vote["voter"] == address_of(validator) for vote in certificate["votes"])
 
 
-def nobody_was_slashed(stack: Stack) -> None:
-    shown = stack.get("validator-0", "/validators")
-    assert {item["address"] for item in shown["set"]} == {address_of(name) for name in VALIDATORS}
-    assert all(stack.get(name, "/evidence") == {"found": [], "slashed": []} for name in VALIDATORS)
-
-
 def test_a_validator_is_killed(healthy: Stack) -> None:
     healthy.compose("kill", "validator-1")
     assert "validator-1" not in healthy.running()
-    finality_goes_on(healthy)
+    healthy.finality_goes_on()
     healthy.up()
     healthy.wait("validator-1 votes again", lambda: votes(healthy, "validator-1"))
     healthy.require_no_fork()
-    nobody_was_slashed(healthy)
+    healthy.require_nobody_slashed()
 
 
 def test_the_sequencer_is_killed(healthy: Stack) -> None:
     hashes = [healthy.transfer("carol", "dave", COIN + i) for i in range(3)]
     places = [healthy.get("sequencer", f"/transactions/{h}")["sequencer_receipt"] for h in hashes]
     healthy.compose("kill", "sequencer")
-    finality_goes_on(healthy)
+    healthy.finality_goes_on()
     healthy.up()
     kept = [healthy.get("sequencer", f"/transactions/{h}") for h in hashes]
     assert [found["sequencer_receipt"] for found in kept] == places
@@ -52,7 +42,7 @@ def test_the_sequencer_is_killed(healthy: Stack) -> None:
 
 def test_the_bridge_is_killed(healthy: Stack) -> None:
     healthy.compose("kill", "bridge")
-    finality_goes_on(healthy)
+    healthy.finality_goes_on()
     healthy.transfer("erin", "frank", COIN)
     healthy.up()
     healthy.wait("the bridge is in step", lambda: healthy.get("bridge", "/bridge")["invariant"]["holds"])
@@ -101,7 +91,7 @@ def test_down_and_up_keeps_every_balance(healthy: Stack) -> None:
     assert healthy.final("validator-0") >= height
     assert balances() == before
     assert healthy.get("bridge", path)["status"] == "in-challenge-window"
-    finality_goes_on(healthy)
+    healthy.finality_goes_on()
     healthy.require_no_fork()
 
 
@@ -119,7 +109,7 @@ def test_half_of_the_stake_pauses(healthy: Stack) -> None:
     healthy.wait_final("validator-0", still + GO_ON_BLOCKS)
     healthy.wait_final("validator-3", still + GO_ON_BLOCKS)
     healthy.require_no_fork()
-    nobody_was_slashed(healthy)
+    healthy.require_nobody_slashed()
 
 
 def settled_height(stack: Stack, validator: str) -> int:
@@ -157,7 +147,7 @@ def test_a_validator_that_is_cut_off_catches_up(healthy: Stack) -> None:
     cable = Cable(healthy)
     cable.cut("validator-3")
     try:
-        finality_goes_on(healthy)
+        healthy.finality_goes_on()
         behind = settled_height(healthy, "validator-3")
         healthy.wait_final("validator-0", behind + GO_ON_BLOCKS)
     finally:
@@ -167,7 +157,7 @@ def test_a_validator_that_is_cut_off_catches_up(healthy: Stack) -> None:
     healthy.wait("validator-3 votes again", lambda: votes(healthy, "validator-3"))
     healthy.wait_ready(["validator-3"])  # by its port on the host, too
     healthy.require_no_fork()
-    nobody_was_slashed(healthy)
+    healthy.require_nobody_slashed()
 
 
 def test_a_network_in_two_halves_stands_still_and_heals(healthy: Stack) -> None:
@@ -192,7 +182,7 @@ def test_a_network_in_two_halves_stands_still_and_heals(healthy: Stack) -> None:
         healthy.wait_final(service, max(still) + GO_ON_BLOCKS)
     healthy.wait_ready(VALIDATORS)
     healthy.require_no_fork()
-    nobody_was_slashed(healthy)
+    healthy.require_nobody_slashed()
 
 
 def test_a_crashed_service_is_started_again_by_the_engine(healthy: Stack) -> None:

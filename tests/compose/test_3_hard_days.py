@@ -1,27 +1,15 @@
 """Power that fails, machines that start again, cut cables: what is paid stays paid, once, and nothing forks."""
 
-from collections.abc import Iterable
-
 from compose_stack import SERVICES, VALIDATORS, Stack, address_of, docker, run
 
 COIN = 10**9
-GO_ON_BLOCKS = 6
-
-
-def finality_goes_on(stack: Stack, validators: Iterable[str] = ("validator-0",)) -> None:
-    target = stack.final("validator-0") + GO_ON_BLOCKS
-    for validator in validators:
-        stack.wait_final(validator, target)
 
 
 def all_is_well(stack: Stack) -> None:
     """Every validator goes on, on one chain, all with their stake, and the bridge's books are right."""
-    finality_goes_on(stack, VALIDATORS)
+    stack.finality_goes_on(VALIDATORS)
     stack.require_no_fork()
-    shown = stack.get("validator-0", "/validators")
-    assert {item["address"] for item in shown["set"]} == {address_of(name) for name in VALIDATORS}
-    assert {item["stake"] for item in shown["set"]} == {shown["total_stake"] // len(VALIDATORS)}
-    assert all(stack.get(name, "/evidence") == {"found": [], "slashed": []} for name in VALIDATORS)
+    stack.require_nobody_slashed()
     stack.wait("the bridge is in step", lambda: stack.get("bridge", "/bridge")["invariant"]["holds"])
 
 
@@ -76,7 +64,7 @@ def test_a_deposit_finds_its_way_past_those_who_were_away(healthy: Stack) -> Non
     arguments = {"to": address_of("dave")}
     call = {"type": "call", "contract": "bridge", "method": "deposit", "args": arguments, "value": 3 * COIN}
     healthy.post("validator-0", "/transactions", {"from": "dave", "action": call})
-    finality_goes_on(healthy)
+    healthy.finality_goes_on()
     healthy.up()
     for service in ("sequencer", "verifier"):
         healthy.wait(
@@ -92,7 +80,7 @@ def test_a_sequencer_that_is_cut_off_catches_up(healthy: Stack) -> None:
     (network,) = healthy.inspect("sequencer")["NetworkSettings"]["Networks"]
     docker("network", "disconnect", network, container)
     try:
-        finality_goes_on(healthy)
+        healthy.finality_goes_on()
         assert healthy.get("bridge", "/bridge")["invariant"]["holds"]
     finally:
         docker("network", "connect", "--alias", "sequencer", network, container)
@@ -130,4 +118,4 @@ def test_with_a_wrong_setting_what_runs_goes_on(healthy: Stack) -> None:
     for wrong in ({"LAYERLAB_SLOT_MS": "700"}, {"LAYERLAB_WINDOW": "x"}):
         assert healthy.compose("up", "-d", check=False, **wrong).returncode != 0
     assert {service: healthy.inspect(service)["State"]["StartedAt"] for service in SERVICES} == started
-    finality_goes_on(healthy)
+    healthy.finality_goes_on()

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 VALIDATORS = ["validator-0", "validator-1", "validator-2", "validator-3"]
 SERVICES = [*VALIDATORS, "sequencer", "verifier", "bridge"]
 COMMAND_SECONDS = 180.0
+GO_ON_BLOCKS = 6
 
 
 def docker(*words: str, check: bool = True, seconds: float = COMMAND_SECONDS) -> str:
@@ -199,6 +200,19 @@ class Stack:
 
     def wait_final(self, service: str, height: int, seconds: float = 60) -> None:
         self.wait(f"block {height} is final at {service}", lambda: self.final(service) >= height, seconds)
+
+    def finality_goes_on(self, validators: Iterable[str] = ("validator-0",)) -> None:
+        """Six more blocks become final at each of these."""
+        target = self.final("validator-0") + GO_ON_BLOCKS
+        for validator in validators:
+            self.wait_final(validator, target)
+
+    def require_nobody_slashed(self) -> None:
+        """All validators are in the set, with the same stake, and there is evidence against none."""
+        shown = self.get("validator-0", "/validators")
+        assert {item["address"] for item in shown["set"]} == {address_of(name) for name in VALIDATORS}
+        assert {item["stake"] for item in shown["set"]} == {shown["total_stake"] // len(VALIDATORS)}
+        assert all(self.get(name, "/evidence") == {"found": [], "slashed": []} for name in VALIDATORS)
 
     def require_no_fork(self, validators: Iterable[str] = VALIDATORS) -> int:
         """All agree on every block that is final at all of them; returns the last such height."""
