@@ -61,23 +61,27 @@ async def create(
     data: Path,
     *,
     client: type[ChainClient] = ChainClient,
+    store: type[Store] = Store,
     **client_options: Any,
 ) -> tuple[Service, BridgeBackend]:
-    """The service and what is behind it. Raises what cannot start."""
+    """The service and what is behind it. Raises what cannot start.
+
+    ``client`` asks the nodes and ``store`` keeps what must last: a simulation brings its own.
+    """
     params = bridge_params(l1)
     executor = ThreadPoolExecutor(SIGNATURE_THREADS, thread_name_prefix="verify")
-    store = Store(data / "l1", genesis_hash=l1.genesis_hash, role=ROLE)
+    opened = store(data / "l1", genesis_hash=l1.genesis_hash, role=ROLE)
     try:
         state = BridgeState(l1, Derivation(params.l2_genesis, BRIDGE, executor))
-        events = EventLog(store)
+        events = EventLog(opened)
         # A request tries each node once and goes on to the next; the follower is as patient as it likes.
         options = {"timeout": SUBMIT_SECONDS, "retries": 0, **client_options}
         l1_nodes = Nodes("L1", [client(url, **options) for url in l1_urls])
         l2_nodes = Nodes("L2", [client(l2_url, **options)] if l2_url else [])
-        backend = BridgeBackend(state, Replica(store, l1), events, l1_nodes, l2_nodes)
+        backend = BridgeBackend(state, Replica(opened, l1), events, l1_nodes, l2_nodes)
         backend.start()
     except BaseException:
-        store.close()
+        opened.close()
         raise
 
     async def on_final(block: ExecutedBlock, certificate: Certificate) -> None:
@@ -94,7 +98,7 @@ async def create(
         await l1_nodes.aclose()
         await l2_nodes.aclose()
         executor.shutdown(wait=False)
-        store.close()
+        opened.close()
 
     app = make_app(
         "layerlab bridge",

@@ -5,7 +5,6 @@ good: the node's engine judges.
 """
 
 import asyncio
-from collections import Counter
 from typing import Annotated, Final
 
 import msgspec
@@ -38,7 +37,7 @@ _BODY = {"requestBody": {"required": True, "content": {_MSGPACK: {"schema": {"ty
 def p2p_router(node: L1Node) -> APIRouter:
     """``POST /p2p/messages``, ``GET /p2p/status`` and ``GET /certified-blocks``."""
     router = APIRouter(tags=["peers"])
-    waiting: Counter[str] = Counter()
+    polls = BlockPolls(node)
 
     @router.post(
         "/p2p/messages",
@@ -49,12 +48,7 @@ def p2p_router(node: L1Node) -> APIRouter:
         openapi_extra=_BODY,
     )
     async def messages(request: Request) -> Response:
-        body = await request.body()
-        if len(body) > MAX_BODY_BYTES:
-            raise Problem(
-                413, "body_too_large", "The body is too large", f"a body is at most {MAX_BODY_BYTES} bytes"
-            )
-        await _take(node, body)
+        await take_body(node, await request.body())
         return Response(status_code=204)
 
     @router.get("/p2p/status", summary="Height, final height and head of this node")
@@ -85,22 +79,17 @@ def p2p_router(node: L1Node) -> APIRouter:
         limit: Annotated[QueryInt, Query(ge=1, le=MAX_BLOCKS)] = MAX_BLOCKS,
         wait: Annotated[QueryInt, Query(ge=0, le=MAX_WAIT, description="seconds")] = 0,
     ) -> Response:
-        data = _blocks(node, from_, limit)
-        if wait and data == _EMPTY:
-            if waiting["polls"] >= MAX_WAITING:
-                # An empty answer at once would be asked for again at once.
-                raise Problem(503, "too_many_polls", "Too many long polls are open", "try again in a moment")
-            waiting["polls"] += 1
-            try:
-                data = await _wait_for_blocks(node, from_, limit, wait)
-            finally:
-                waiting["polls"] -= 1
-        return Response(data, media_type=_MSGPACK)
+        return Response(await polls.answer(from_, limit, wait), media_type=_MSGPACK)
 
     return router
 
 
-async def _take(node: L1Node, body: bytes) -> None:
+async def take_body(node: L1Node, body: bytes) -> None:
+    """Hand what a peer said to the node. Raises `Problem` if any of it is refused for cause."""
+    if len(body) > MAX_BODY_BYTES:
+        raise Problem(
+            413, "body_too_large", "The body is too large", f"a body is at most {MAX_BODY_BYTES} bytes"
+        )
     try:
         messages = decode_body(body)
     except CodecError as error:
@@ -122,6 +111,28 @@ async def _take(node: L1Node, body: bytes) -> None:
             f"refused for: {', '.join(sorted(refused))}",
             reasons=sorted(refused),
         )
+
+
+class BlockPolls:
+    """Answers to ``GET /certified-blocks``, long polls included; so many at once and no more."""
+
+    def __init__(self, node: L1Node) -> None:
+        self._node = node
+        self._waiting = 0
+
+    async def answer(self, start: int, limit: int, wait: int) -> bytes:
+        """Blocks from ``start`` on, after at most ``wait`` seconds. Raises `Problem` if too many wait."""
+        data = _blocks(self._node, start, limit)
+        if not wait or data != _EMPTY:
+            return data
+        if self._waiting >= MAX_WAITING:
+            # An empty answer at once would be asked for again at once.
+            raise Problem(503, "too_many_polls", "Too many long polls are open", "try again in a moment")
+        self._waiting += 1
+        try:
+            return await _wait_for_blocks(self._node, start, limit, wait)
+        finally:
+            self._waiting -= 1
 
 
 async def _wait_for_blocks(node: L1Node, start: int, limit: int, seconds: int) -> bytes:

@@ -81,18 +81,23 @@ async def create(
     fault_token: str | None = None,
     checkpoint: Checkpoint | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
+    http: type[httpx.AsyncClient] = httpx.AsyncClient,
+    store: type[Store] = Store,
 ) -> tuple[Service, L1Node]:
-    """A node and the service around it. ``fault_token`` None: no faults. Raises what cannot start."""
+    """A node and the service around it. ``fault_token`` None: no faults. Raises what cannot start.
+
+    ``http`` talks to peers and ``store`` keeps what must last: a simulation brings its own.
+    """
     if fault_token is not None and key is None:
         raise StartupError(f"{named('--enable-faults')} is for a validator; give its key, or leave it out")
-    store = Store(data, genesis_hash=chain.genesis_hash, role=ROLE)
+    opened = store(data, genesis_hash=chain.genesis_hash, role=ROLE)
     limits = httpx.Limits(max_connections=4 * len(peers) + 4, max_keepalive_connections=2 * len(peers) + 2)
-    client = httpx.AsyncClient(limits=limits, trust_env=False, transport=transport)
+    client = http(limits=limits, trust_env=False, transport=transport)
     try:
         node = L1Node(
             chain,
             key,
-            store,
+            opened,
             clock,
             Gossip(peers, client),
             lambda feed: Sync(peers, client, feed),
@@ -100,7 +105,7 @@ async def create(
             checkpoint=checkpoint,
         )
     except BaseException:
-        store.close()
+        opened.close()
         raise
 
     async def close() -> None:

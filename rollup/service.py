@@ -180,21 +180,25 @@ async def create(
     block_ms: int,
     fault_token: str | None,
     client: type[ChainClient] = ChainClient,
+    store: type[Store] = Store,
     **client_options: Any,
 ) -> tuple[Service, RollupService]:
-    """A node with its loops, ready to serve. Raises what cannot start."""
+    """A node with its loops, ready to serve. Raises what cannot start.
+
+    ``client`` asks L1 and ``store`` keeps what must last: a simulation brings its own.
+    """
     params = bridge_params(l1)
     executor = ThreadPoolExecutor(SIGNATURE_THREADS, thread_name_prefix="verify")
     derivation = Derivation(params.l2_genesis, BRIDGE, executor)
-    l1_store = Store(data / "l1", genesis_hash=l1.genesis_hash, role="l1-replica")
+    l1_store = store(data / "l1", genesis_hash=l1.genesis_hash, role="l1-replica")
     try:
-        store = Store(data / "l2", genesis_hash=derivation.chain.genesis_hash, role=role)
+        l2_store = store(data / "l2", genesis_hash=derivation.chain.genesis_hash, role=role)
     except BaseException:
         l1_store.close()
         raise
     faults = FaultSwitch(FaultSet(role))
-    events = EventLog(store)
-    node = RollupNode(role, Replica(l1_store, l1), store, events, derivation, key, faults)
+    events = EventLog(l2_store)
+    node = RollupNode(role, Replica(l1_store, l1), l2_store, events, derivation, key, faults)
     node.start()
     clients = [client(url, **client_options) for url in l1_urls]
     service = RollupService(node, l1, clients, clock, block_ms)
