@@ -28,6 +28,8 @@ BRIDGE: Final = "bridge"
 CALL_GAS: Final = 3_000_000
 LANDING_BLOCKS: Final = 16
 """L1 blocks after which a call that is in no block is sent again."""
+TELLING_SHARE: Final = 10
+"""How long there is to wait is said again when a tenth of it is over, or when it has become longer."""
 
 Progress = Callable[[str], None]
 
@@ -172,14 +174,17 @@ class _Escape:
     async def _freeze(self) -> bool:
         """Wait out the silence, settle what is pending, and freeze. False if the bridge is frozen already."""
         reader = self.reader
-        froze = False
+        froze, longest, said = False, 0, 0
         while not reader.totals.frozen_height:
             await self._settle_pending()
             until = self._freeze_possible_after()
             if reader.tip.header.height < until:
-                left = until - reader.tip.header.height
-                self.progress(f"the bridge may be frozen after L1 block {until}: {left} blocks left")
                 height = reader.tip.header.height
+                left = until - height
+                longest = max(longest, left)
+                if not said or left > said or said - left >= longest // TELLING_SHARE:
+                    said = left  # a line a block would be most of what there is to read
+                    self.progress(f"the bridge may be frozen after L1 block {until}: {left} blocks left")
                 await reader.until(self._later_than(height))
                 continue
             self.progress("freezing the bridge")

@@ -3,13 +3,18 @@
 import asyncio
 from collections.abc import Mapping
 
-from chainkit.codec import encode
-from chainkit.contract import NoArgs
-from chainkit.transaction import Call
 from layerlab.config import COIN, DevnetConfig
-from layerlab.escape import escape
 from layerlab.lab.experiment import Outcome, Seen
-from layerlab.lab.experiments.common import NEVER, l1_blocks, lock_in_market, pay, until_final, usual
+from layerlab.lab.experiments.common import (
+    NEVER,
+    ask_to_freeze,
+    l1_blocks,
+    leave,
+    lock_in_market,
+    pay,
+    until_final,
+    usual,
+)
 from layerlab.world import World
 
 USERS = ("carol", "erin", "frank")
@@ -33,9 +38,9 @@ class BurnDown:
     }
 
     def config(self, model: str, control: bool) -> DevnetConfig:
-        if model == "optimistic" and control:
-            return usual(model, escape_timeout=NEVER)
-        return usual(model)
+        if model == "sovereign":
+            return usual(model)
+        return usual(model, validators=1, **({"escape_timeout": NEVER} if control else {}))
 
     async def run(self, world: World, control: bool) -> Seen:
         if world.devnet.config.model == "sovereign":
@@ -54,14 +59,11 @@ async def _rollup(world: World, control: bool) -> Seen:
     back = dict.fromkeys(USERS, 0)
     if control:
         await l1_blocks(world, 2 * usual("optimistic").settings.escape_timeout)
-        freeze = await world.send(world.l1, "carol", Call("bridge", "freeze", encode(NoArgs()), 0))
-        told = f"the bridge does not let go: {freeze.message}"
+        refused = await ask_to_freeze(world, "carol")
+        told = f"the bridge does not let go: {refused.message}"
     else:
-        world.set_rate(3.0)
         for name in USERS:
-            done = await escape(world.devnet.config.l1_urls, world.genesis, world.key(name), world.say)
-            back[name] = done.amount
-        world.set_rate(1.0)
+            back[name] = await leave(world, name)
         told = f"{sum(back.values())} of {sum(owed.values())} gwei of plain balances are back on L1"
     percent = 100 * sum(back.values()) // sum(owed.values())
     measured = {

@@ -3,22 +3,30 @@
 Responsible for small acts and measures. Must not know what they prove.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from msgspec import structs
 
 from apps.market_records import OfferArgs, RequestArgs
+from chainkit.client import ReceiptInfo
 from chainkit.codec import encode
+from chainkit.contract import NoArgs
 from chainkit.hashing import tagged_hash
 from chainkit.transaction import Call, Transfer
 from layerlab.config import COIN, DevnetConfig, demo_config
+from layerlab.escape import escape
 from layerlab.world import World, require
 
 NEVER: Final = 1_000_000
 """So many L1 blocks are longer than any experiment."""
 FEES: Final = COIN // 10
 """More than the fees of a few transactions (gwei)."""
+FAST: Final = 8.0
+"""How fast time runs while nothing is tried, where one validator is all of L1's consensus."""
+FAST_FOR_MANY: Final = 3.0
+"""The same where several validators must keep up."""
 
 
 def usual(model: str, *, validators: int = 4, **settings: Any) -> DevnetConfig:
@@ -59,7 +67,7 @@ async def until_final(world: World, height: int) -> None:
     async def final() -> bool:
         return await world.height(world.verifier, "finalized") >= height
 
-    await world.fast_until(f"L2 block {height} becomes final on L1", final)
+    await world.fast_until(f"L2 block {height} becomes final on L1", final, rate=pace(world))
 
 
 async def l1_blocks(world: World, count: int) -> None:
@@ -69,4 +77,30 @@ async def l1_blocks(world: World, count: int) -> None:
     async def reached() -> bool:
         return await world.height(world.l1) >= goal
 
-    await world.fast_until(f"{count} L1 blocks go by", reached)
+    await world.fast_until(f"{count} L1 blocks go by", reached, rate=pace(world))
+
+
+def pace(world: World) -> float:
+    """How fast time may run: L1's final blocks must come as regularly as ever."""
+    return FAST if world.devnet.config.validators == 1 else FAST_FOR_MANY
+
+
+async def leave(world: World, name: str) -> int:
+    """``name`` takes the last final balance out through L1 alone, time running fast; gwei."""
+    world.set_rate(pace(world))
+    try:
+        done = await escape(world.devnet.config.l1_urls, world.genesis, world.key(name), world.say)
+    finally:
+        world.set_rate(1.0)
+    return done.amount
+
+
+async def books(world: World) -> Mapping[str, Any]:
+    """The rollup's bridge at L1's final head: ``settings``, ``totals``, ``scheduled_upgrade`` and more."""
+    state: Mapping[str, Any] = (await world.l1.contract("bridge", "finalized"))["state"]
+    return state
+
+
+async def ask_to_freeze(world: World, name: str) -> ReceiptInfo:
+    """What becomes of a call to freeze the bridge now."""
+    return await world.send(world.l1, name, Call("bridge", "freeze", encode(NoArgs()), 0))

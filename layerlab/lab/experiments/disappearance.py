@@ -3,13 +3,18 @@
 import asyncio
 from collections.abc import Mapping
 
-from chainkit.codec import encode
-from chainkit.contract import NoArgs
-from chainkit.transaction import Call
 from layerlab.config import COIN, DevnetConfig
-from layerlab.escape import escape
 from layerlab.lab.experiment import Outcome, Seen
-from layerlab.lab.experiments.common import FEES, NEVER, l1_blocks, pay, until_final, usual
+from layerlab.lab.experiments.common import (
+    FEES,
+    NEVER,
+    ask_to_freeze,
+    l1_blocks,
+    leave,
+    pay,
+    until_final,
+    usual,
+)
 from layerlab.world import World
 
 BLOCKS = 6
@@ -34,7 +39,7 @@ class Disappearance:
     def config(self, model: str, control: bool) -> DevnetConfig:
         if model == "sovereign":
             return usual(model, validators=1 if control else 4)
-        return usual(model, escape_timeout=NEVER) if control else usual(model)
+        return usual(model, validators=1, **({"escape_timeout": NEVER} if control else {}))
 
     async def run(self, world: World, control: bool) -> Seen:
         if world.devnet.config.model == "sovereign":
@@ -49,25 +54,22 @@ async def _rollup(world: World, control: bool) -> Seen:
     start, begin = await world.height(world.l1), world.now()
     if control:
         await l1_blocks(world, 2 * usual("optimistic").settings.escape_timeout)
-        freeze = Call("bridge", "freeze", encode(NoArgs()), 0)
-        refused = await world.send(world.l1, "dave", freeze)
+        refused = await ask_to_freeze(world, "dave")
         told = f"after {await world.height(world.l1) - start} L1 blocks dave has nothing: {refused.message}"
         return Seen(bool(refused.success), told, Outcome(0, None, USER), {"owed": owed})
     before = await world.balance(world.l1, "dave", "finalized")
-    world.set_rate(3.0)
-    result = await escape(world.devnet.config.l1_urls, world.genesis, world.key("dave"), world.say)
-    world.set_rate(1.0)
+    amount = await leave(world, "dave")
     gained = await world.balance(world.l1, "dave", "finalized") - before
-    outcome = Outcome(100 * result.amount // owed, round(world.now() - begin, 1), USER)
+    outcome = Outcome(100 * amount // owed, round(world.now() - begin, 1), USER)
     blocks = await world.height(world.l1) - start
     measured = {
         "owed": owed,
-        "recovered": result.amount,
-        "l1_fees": result.amount - gained,
+        "recovered": amount,
+        "l1_fees": amount - gained,
         "l1_blocks": blocks,
     }
-    held = result.amount == owed and 0 <= owed - gained < FEES
-    told = f"dave has {result.amount} of {owed} gwei on L1 after {blocks} blocks"
+    held = amount == owed and 0 <= owed - gained < FEES
+    told = f"dave has {amount} of {owed} gwei on L1 after {blocks} blocks"
     return Seen(held, told, outcome, measured)
 
 
