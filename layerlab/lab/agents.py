@@ -41,6 +41,8 @@ DISPUTED_IN_A_HUNDRED: Final = 8
 MOST_AGENTS: Final = 200
 CALL_GAS: Final = 150_000
 SOFT_SECONDS: Final = 60.0
+PATIENCE_SECONDS: Final = 30.0
+"""A chain may admit what an account spends only when what it was given is final."""
 AT_ONCE: Final = 16
 
 Say = Callable[[str], None]
@@ -48,7 +50,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class WorkloadResult:
-    """Latencies in seconds of the chain's time, fees in gwei. ``settled`` counts calls that ended paid or ruled on."""
+    """Latencies in seconds of the chain's time, fees in gwei. ``settled`` counts calls that ended paid or ruled on.
+
+    All of it is of the calls alone; ``all_transactions`` and ``all_fees`` count what comes before as well: funding
+    the agents and making the offers.
+    """
 
     agents: int
     calls: int
@@ -62,6 +68,8 @@ class WorkloadResult:
     soft_p95: float | None
     fees: int
     fee_per_call: int
+    all_transactions: int
+    all_fees: int
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -101,19 +109,30 @@ class Workload:
         self.sellers = self.agents[: max(1, count * SELLERS_IN_A_HUNDRED // 100)]
         self.arbiter = Agent(dev_keypair("judy"))
         self.calls = self.settled = self.disputed = self.failed = self.sent = 0
+        self.funders = [Agent(dev_keypair(name)) for name in FUNDERS]
+        self.prices: dict[int, int] = {}
         self._rules: tuple[int, int, int, int] = (0, 0, 0, 0)
+        self._prepared = 0
+        self._money_at_first = 0
+
+    async def prepare(self) -> None:
+        """Fund the agents and make the offers. Raises `ApiError`, `NotIncludedError`."""
+        self._money_at_first = await self._money()
+        await self._fund()
+        await self._offer()
+        self.tracker.forget()
+        self._prepared, self.sent = self.sent, 0
 
     async def run(self) -> WorkloadResult:
-        """Play it all. Raises `ApiError`, `NotIncludedError`."""
-        await self._prepare()
+        """Play the rounds; `prepare` comes first. Raises `ApiError`, `NotIncludedError`."""
         money_before = await self._money()
         begin = self.tracker.now()
-        await self._offer()
         for number in range(self.rounds):
             self.say(f"round {number + 1} of {self.rounds}: {len(self.agents)} agents hire one another")
             await self._round()
         seconds = self.tracker.now() - begin
-        fees = money_before - await self._money()
+        money_after = await self._money()
+        fees = money_before - money_after
         soft = self.tracker.latencies("soft")
         return WorkloadResult(
             agents=len(self.agents),
@@ -121,19 +140,20 @@ class Workload:
             settled=self.settled,
             disputed=self.disputed,
             transactions=self.sent,
-            failed=self.failed,
+            failed=self.failed + len(self.tracker.refused),
             seconds=round(seconds, 3),
             transactions_per_second=round(self.sent / seconds, 1) if seconds else 0.0,
-            soft_p50=percentile(soft, 50),
-            soft_p95=percentile(soft, 95),
+            soft_p50=_rounded(percentile(soft, 50)),
+            soft_p95=_rounded(percentile(soft, 95)),
             fees=fees,
             fee_per_call=fees // self.calls if self.calls else 0,
+            all_transactions=self._prepared + self.sent,
+            all_fees=self._money_at_first - money_after,
         )
 
     # --- acts ---
 
-    async def _prepare(self) -> None:
-        """Fund every agent."""
+    async def _fund(self) -> None:
         self.say(f"funding {len(self.agents)} agents")
         status, genesis = await self.client.status(), await self.client.genesis()
         fees = status["fees"]
@@ -143,15 +163,13 @@ class Workload:
             4 * fees["max_fee_per_gas"],
             fees["tip_per_gas"],
         )
-        funders = [Agent(dev_keypair(name)) for name in FUNDERS]
-        for funder in (*funders, self.arbiter):
+        for funder in (*self.funders, self.arbiter):
             funder.nonce = (await self.client.account(funder.key.address)).pending_nonce
         pay = [
-            self._sign(funders[i % len(funders)], Transfer(agent.key.address, PURSE))
+            self._sign(self.funders[i % len(self.funders)], Transfer(agent.key.address, PURSE))
             for i, agent in enumerate(self.agents)
         ]
         await self._play(pay)
-        self.sent = 0
 
     async def _offer(self) -> None:
         offers = [
@@ -159,7 +177,6 @@ class Workload:
             for seller in self.sellers
         ]
         await self._play(offers)
-        self.prices: dict[int, int] = {}
         for seller, tx in zip(self.sellers, offers, strict=True):
             if (made := await self._event(tx, "OfferMade")) is not None:
                 seller.offer = made["offer"]
@@ -227,7 +244,7 @@ class Workload:
 
     async def _play(self, transactions: Sequence[SignedTransaction]) -> None:
         """Send these and wait until all are in blocks."""
-        await self.tracker.send(transactions)
+        await self.tracker.send(transactions, PATIENCE_SECONDS)
         await self.tracker.wait([tx.id for tx in transactions], "soft", SOFT_SECONDS)
         self.sent += len(transactions)
 
@@ -251,8 +268,8 @@ class Workload:
         return list(await asyncio.gather(*(one(each) for each in asked)))
 
     async def _money(self) -> int:
-        """What the agents, the arbiter and the market hold together; the difference of two such sums is fees."""
-        people = [*self.agents, self.arbiter]
+        """What all who take part and the market hold together; the difference of two such sums is fees."""
+        people = [*self.agents, *self.funders, self.arbiter]
         infos = await self._gather([self.client.account(person.key.address) for person in people])
         market = await self.client.contract(MARKET)
         return int(market["balance"]) + sum(int(info.balance) for info in infos)
@@ -263,4 +280,10 @@ async def run_workload(
 ) -> WorkloadResult:
     """Play the workload on the chain behind ``client``."""
     async with Tracker(client, now) as tracker:
-        return await Workload(tracker, agents, rounds, seed, say).run()
+        workload = Workload(tracker, agents, rounds, seed, say)
+        await workload.prepare()
+        return await workload.run()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
