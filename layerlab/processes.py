@@ -285,9 +285,9 @@ class Supervisor:
 
     def alive(self, name: str) -> bool:
         child = self._children.get(name)
-        if child is not None:
-            child.poll()  # or it stays a zombie
         running = self.running.get(name)
+        if child is not None and child.poll() is None and running is not None and running.pid == child.pid:
+            return True  # perhaps a zombie already; while its last thread ends its port is still taken
         return running is not None and running.process() is not None
 
     def adopt(self) -> None:

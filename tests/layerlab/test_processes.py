@@ -165,6 +165,35 @@ def test_what_ignores_sigterm_is_killed(
     assert not processes_in(devnet.directory)
 
 
+HALF_DEAD = """
+import ctypes, os, pathlib, platform, sys, threading, time
+def last():
+    while not pathlib.Path(sys.argv[1]).exists():
+        time.sleep(0.01)
+    os._exit(0)
+threading.Thread(target=last).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)  # the main thread alone ends
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks like a zombie on Linux alone")
+def test_a_process_that_ends_is_alive_until_its_last_thread_is_gone(
+    devnet: StubDevnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then it holds its port: whoever starts it again would find that in use."""
+    end = tmp_path / "end"
+    monkeypatch.setattr(devnet.supervisor, "command", lambda _: [sys.executable, "-c", HALF_DEAD, str(end)])
+    devnet.supervisor.start("bridge")
+    process = psutil.Process(devnet.supervisor.running["bridge"].pid)
+    while process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert devnet.supervisor.alive("bridge")
+    end.touch()
+    while devnet.supervisor.alive("bridge"):
+        time.sleep(0.01)
+    assert not psutil.pid_exists(process.pid)
+
+
 def test_kill_restart_and_delete_data(devnet: StubDevnet) -> None:
     devnet.up()
     devnet.kill("validator-1")
