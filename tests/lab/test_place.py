@@ -2,7 +2,6 @@
 even if that comes while threads are at work that nobody can cancel."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,31 +9,8 @@ from lab_world import left_in, smallest
 from stub_devnet import StubSupervisor, processes_in
 
 from layerlab.config import DevnetError
-from layerlab.lab import place
 from layerlab.lab.place import running_world
 from layerlab.world import StepFailed, World
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where `running_world` makes its directories."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return tmp_path.resolve()
-
-
-class StubPlace(place._Supervisor):
-    """Services that are stubs."""
-
-    command = StubSupervisor.command
-    modes = StubSupervisor.modes
-
-
-@pytest.fixture
-def stubs(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> Iterator[Path]:
-    """The laboratory with stubs for services."""
-    monkeypatch.setattr(place._Devnet, "supervisor_type", StubPlace)
-    yield temporary
-    StubSupervisor.modes.clear()
 
 
 def nothing(_: str) -> None:
@@ -65,6 +41,9 @@ def test_real_services_live_in_the_block_and_are_gone_after_it(temporary: Path) 
     assert list(temporary.iterdir()) == []
 
 
+# --- stubs for services: ends of every kind ---
+
+
 async def _two_at_once() -> None:
     async with running_world(smallest(), 1, nothing) as one, running_world(smallest(), 2, nothing) as two:
         assert one.devnet.directory != two.devnet.directory
@@ -73,12 +52,9 @@ async def _two_at_once() -> None:
         assert one.app.url != two.app.url
 
 
-def test_two_places_are_apart(temporary: Path) -> None:
+def test_two_places_are_apart(stubs: Path) -> None:
     asyncio.run(_two_at_once())
-    assert list(temporary.iterdir()) == []
-
-
-# --- ends of every kind, with stubs ---
+    assert list(stubs.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [StepFailed("no"), RuntimeError("a bug"), KeyboardInterrupt()])
