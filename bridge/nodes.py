@@ -94,6 +94,12 @@ class Nodes:
         nonce = answers[0].nonce if answers and answers[0] is not None else None
         return nonce if type(nonce) is int and 0 <= nonce <= MAX_AMOUNT else None
 
+    async def pending_nonce(self, address: Address) -> int | None:
+        """The highest nonce that a node gives the account's next transaction, its pool counted; None: no answer."""
+        answers = await self._ask_all(lambda client: _pending_nonce(client, address))
+        good = [n for n in answers if type(n) is int and 0 <= n <= MAX_AMOUNT]
+        return max(good, default=None)
+
     async def _ask_all(
         self, ask: Callable[[ChainClient], Awaitable[T]], clients: Sequence[ChainClient] | None = None
     ) -> list[T | None]:

@@ -21,6 +21,7 @@ from bridge.views_batches import Json
 from chainkit.codec import Bytes32, CodecError, decode, parse_hex, to_json
 from chainkit.ops_api import JsonResponse
 from chainkit.problems import Problem
+from chainkit.store import StoredTransaction
 from chainkit.submission import dev_key, malformed
 from chainkit.transaction import Call, SignedTransaction
 from chainkit.views import signed_json
@@ -142,10 +143,10 @@ async def _early_deposit(backend: BridgeBackend, tx_id: Bytes32) -> Json:
     if about is None or about.method != "deposit":
         raise unknown("deposit", to_json(tx_id), "inbox messages", len(backend.state.inbox))
     shown = {"amount": about.amount, "depositor": to_json(about.sender), "to": to_json(about.to)}
-    return {**base, **shown, **_early(told)}
+    return {**base, **shown, **early_json(told)}
 
 
-def _early(told: Told | None) -> Json:
+def early_json(told: Told | None) -> Json:
     """Status of a call that is not final here, by an L1 node's word."""
     validators = "L1's validators"
     if told is None or told.height is None:
@@ -168,7 +169,12 @@ def _failed_on_l1(
     action = tx.body.action
     if not isinstance(action, Call) or (action.contract, action.method) != (BRIDGE, method):
         return None
-    return tx, {
+    return tx, failed_json(stored, tx_id)
+
+
+def failed_json(stored: StoredTransaction, tx_id: Bytes32) -> Json:
+    """Status of a call that failed in a final L1 block."""
+    return {
         "status": "failed",
         "code": stored.receipt.code,
         "message": stored.receipt.message,
@@ -247,7 +253,7 @@ async def _early_forced(backend: BridgeBackend, tx_id: Bytes32) -> Json:
     told = await backend.l1_pending(tx_id, "force")
     if told is None:
         raise unknown("forced transaction", to_json(tx_id), "inbox messages", len(backend.state.inbox))
-    return {**base, **_early(told)}
+    return {**base, **early_json(told)}
 
 
 async def _read_forced(backend: BridgeBackend, raw: bytes) -> tuple[Write, SignedTransaction]:

@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from bridge import committee_service
 from bridge.abi import BridgeParams
 from bridge.backend import BridgeBackend
+from bridge.committee_abi import CommitteeParams
 from bridge.follow import BRIDGE, BridgeState
 from bridge.nodes import Nodes
 from bridge.routes import bridge_router
@@ -116,7 +118,13 @@ def parser(environ: Mapping[str, str] = os.environ) -> ServiceParser:
     add = options.setting
     add("--l1-genesis", "genesis file of L1 (--genesis is the same)", metavar="FILE")
     add("--l1", "addresses of L1 nodes, with commas between them", "http://127.0.0.1:8545", metavar="URLS")
-    add("--l2", "address of the sequencer; --l2 '': none, L1 alone", "http://127.0.0.1:9545", metavar="URL")
+    add(
+        "--l2",
+        "address of the sequencer; --l2 '': none, L1 alone. Of a side chain: addresses of its nodes",
+        "http://127.0.0.1:9545",
+        metavar="URL",
+    )
+    add("--side-genesis", "genesis file of the side chain, if L1's bridge is a committee's", metavar="FILE")
     return options
 
 
@@ -126,6 +134,22 @@ def genesis_option(args: argparse.Namespace) -> str:
         n for n in ("genesis", "l1_genesis") if vars(args)[n]
     }
     return "--genesis" if given == {"genesis"} else "--l1-genesis"
+
+
+def is_committee(l1: Chain) -> bool:
+    """Whether L1's bridge is one that operators move."""
+    contract = l1.rules.contracts.get(BRIDGE)
+    return contract is not None and isinstance(contract.params, CommitteeParams)
+
+
+def _start_committee(
+    l1: Chain, args: argparse.Namespace, l1_urls: Sequence[str], side_urls: Sequence[str]
+) -> Service:
+    if not side_urls:
+        raise StartupError(f"no node of the side chain; give addresses with {named('--l2')}")
+    side = Chain(read_genesis(args, "--side-genesis"))
+    service, _ = committee_service.create(l1, side, (l1_urls, side_urls), data_directory(args))
+    return service
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,12 +162,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not l1_urls:
             raise StartupError(f"no L1 node; give addresses with {named('--l1')}")
         l2_urls = parse_urls("--l2", args.l2)
+        make_clock(args)  # a wrong clock file is refused here as everywhere, though nothing here tells time
+        l1 = Chain(genesis)
+        if is_committee(l1):
+            return _start_committee(l1, args, l1_urls, l2_urls)
+        if args.side_genesis:
+            raise StartupError(
+                f"{named('--side-genesis')}: the bridge of this L1 is a rollup's; leave it out"
+            )
         if len(l2_urls) > 1:
             raise StartupError(f"{named('--l2')}: give one address, the sequencer's")
-        make_clock(args)  # a wrong clock file is refused here as everywhere, though nothing here tells time
-        service, _ = await create(
-            Chain(genesis), l1_urls, l2_urls[0] if l2_urls else None, data_directory(args)
-        )
+        service, _ = await create(l1, l1_urls, l2_urls[0] if l2_urls else None, data_directory(args))
         return service
 
     return run(start, run_options(NAME, args))

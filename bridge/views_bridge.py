@@ -54,6 +54,7 @@ def bridge_json(state: BridgeState) -> Json:
     totals, settings, genesis = state.totals, state.settings, state.l1.genesis
     upgrade = state.load(abi.UPGRADE_KEY, abi.ScheduledUpgrade)
     return {
+        "kind": "optimistic",
         "contract": "bridge",
         "l1_height": state.height,
         "settings": to_json(settings),
