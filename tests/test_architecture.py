@@ -15,8 +15,8 @@ PURE = {
     "genesis mempool",
     "l1node": "engine staking evidence byzantine blocktree messages actions watch tail observer stakes",
     "rollup": "stf block batch trace messenger derived derivation player faults fault_switch duties receipt",
-    "bridge": "abi contract books batches dispute arbitration withdrawals upgrade settings ledger committee committee_abi "
-    "operator",
+    "bridge": "abi contract books batches dispute arbitration withdrawals upgrade settings ledger committee "
+    "committee_abi operator",
     "layerlab": "judge",
     "apps": "token inference_market market_records",
 }
@@ -34,7 +34,9 @@ ALLOWED = {
     ("rollup.derivation", "concurrent"),
     ("chainkit.transaction", "concurrent"),
 }
-CONTRACT = "abi contract books batches dispute arbitration withdrawals upgrade settings committee committee_abi"  # what L1's consensus executes
+CONTRACT = (  # what L1's consensus executes
+    "abi contract books batches dispute arbitration withdrawals upgrade settings committee committee_abi"
+)
 
 
 def modules() -> dict[str, Path]:
