@@ -27,7 +27,9 @@ from chainkit.views import json_bytes
 
 _BATCHES = "a side chain orders its own blocks under its own validators: it posts no batches to L1"
 _FORCED = "L1 orders nothing of a side chain, so nothing can be forced through it: its validators include or leave out"
-_DISPUTES = "nothing of the side chain is proven to L1, so nothing is disputed: what m of n operators attest is paid"
+_DISPUTES = (
+    "nothing of the side chain is proven to L1, so nothing is disputed: what m of n operators attest is paid"
+)
 _ESCAPE = (
     "L1 holds no state of the side chain that a balance could be proven by: without operators nothing leaves"
 )
