@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo up test compose-test lint format clean
+.PHONY: help demo up test lab-check compose-test lint format clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ up: $(RUN_STAMP) ## Start a devnet that stays up until Ctrl-C
 
 test: $(DEV_STAMP) ## Run all tests but the demo
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+lab-check: $(RUN_STAMP) ## Run two experiments with their controls; the commit chooses which (ARGS=COMMIT: another one's)
+	$(BIN)/python .ci/experiments.py $(ARGS)
 
 compose-test: $(DEV_STAMP) ## Test the containers on a real Docker Engine
 	$(BIN)/pytest tests/compose --durations=8 $(ARGS)
