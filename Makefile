@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo up test lab-check compose-test lint format clean
+.PHONY: help demo up compare test lab-check compose-test lint format clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -15,6 +15,9 @@ demo: $(RUN_STAMP) ## Tell the whole story: deposit, transfer, fraud, challenge,
 
 up: $(RUN_STAMP) ## Start a devnet that stays up until Ctrl-C
 	$(BIN)/layerlab up $(ARGS)
+
+compare: $(RUN_STAMP) ## Compare the models: one workload, every attack, a table and a page
+	$(BIN)/layerlab compare --quick $(ARGS)
 
 test: $(DEV_STAMP) ## Run all tests but the demo
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)

@@ -5,7 +5,19 @@ Responsible for putting the groups together. Must not know what any verb does.
 
 import typer
 
-from layerlab.cli import bridge, chain, disputes, faults, genesis, keys, lab, snapshots, stack, withdraw
+from layerlab.cli import (
+    bridge,
+    chain,
+    compare,
+    disputes,
+    faults,
+    genesis,
+    keys,
+    lab,
+    snapshots,
+    stack,
+    withdraw,
+)
 from layerlab.cli.common import LayerlabGroup
 from layerlab.demo.command import demo_command
 
@@ -29,6 +41,7 @@ disputes.register(app)
 faults.register(app)
 keys.register(app)
 lab.register(app)
+compare.register(app)
 
 app.command("demo", rich_help_panel="Devnet")(demo_command)
 
