@@ -29,7 +29,7 @@ class Censorship:
     }
 
     def config(self, model: str, control: bool) -> DevnetConfig:
-        return usual(model)
+        return usual(model, validators=1) if model == "optimistic" else usual(model)
 
     async def run(self, world: World, control: bool) -> Seen:
         tx = await world.sign(world.app, world.key("carol"), Transfer(world.key("bob").address, 7 * COIN))
