@@ -6,6 +6,7 @@ Responsible for options, progress and showing a report. Must not know any experi
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from layerlab.cli.common import Session, verb
 from layerlab.cli.ending import ended_like_ctrl_c
@@ -51,10 +52,10 @@ def lab_list(session: Session) -> None:
 
 def _show_list(session: Session) -> None:
     for experiment in EXPERIMENTS.values():
-        session.out.say(f"[bold]{experiment.name}[/]  {experiment.question}")
+        session.out.say(f"[bold]{escape(experiment.name)}[/]  {escape(experiment.question)}")
         for model, hypothesis in experiment.hypothesis.items():
-            session.out.say(f"  {model}: {hypothesis}")
-            session.out.say(f"  [dim]control: {experiment.control[model]}[/]")
+            session.out.say(f"  {model}: {escape(hypothesis)}")
+            session.out.say(f"  [dim]control: {escape(experiment.control[model])}[/]")
     session.out.say("\n[dim]layerlab lab run NAME --model MODEL[/]")
 
 
@@ -98,19 +99,19 @@ async def lab_run(
 def _show_report(session: Session, report: Report) -> None:
     out, experiment = session.out, report.experiment
     out.say(f"[bold]{experiment.name}[/] on {report.model}, seed {report.seed}, run {report.run_id}")
-    out.say(f"hypothesis: {experiment.hypothesis[report.model]}")
+    out.say(f"hypothesis: {escape(experiment.hypothesis[report.model])}")
     for trial in report.trials:
         _show_trial(session, trial, experiment.control[report.model])
     out.say(f"[bold]{report.verdict}[/]")
 
 
 def _show_trial(session: Session, trial: Trial, switched_off: str) -> None:
-    what = f"control ({switched_off})" if trial.control else "trial"
+    what = f"control ({escape(switched_off)})" if trial.control else "trial"
     if trial.seen is None:
-        session.out.say(f"{what}: no answer: {trial.error}")
+        session.out.say(f"{what}: no answer: {escape(trial.error)}")
         return
     said = "held" if trial.seen.held else "did not hold"
-    session.out.say(f"{what}: {said} in {duration(trial.seconds)}: {trial.seen.told}")
+    session.out.say(f"{what}: {said} in {duration(trial.seconds)}: {escape(trial.seen.told)}")
     figures: dict[str, Any] = {k.replace("_", " "): v for k, v in trial.seen.measured.items()}
     if figures:
-        session.out.say("  [dim]" + ", ".join(f"{k} {v}" for k, v in figures.items()) + "[/]")
+        session.out.say("  [dim]" + escape(", ".join(f"{k} {v}" for k, v in figures.items())) + "[/]")
