@@ -9,8 +9,16 @@ from layerlab.lab.experiment import Experiment
 from layerlab.lab.experiments.burn_down import BurnDown
 from layerlab.lab.experiments.censorship import Censorship
 from layerlab.lab.experiments.disappearance import Disappearance
+from layerlab.lab.experiments.double_spend import DoubleSpend
 from layerlab.lab.experiments.stake_stops import StakeStops
 from layerlab.lab.experiments.theft import Theft
 
-_ALL: Final[tuple[Experiment, ...]] = (Disappearance(), Theft(), Censorship(), StakeStops(), BurnDown())
+_ALL: Final[tuple[Experiment, ...]] = (
+    Disappearance(),
+    Theft(),
+    Censorship(),
+    StakeStops(),
+    DoubleSpend(),
+    BurnDown(),
+)
 EXPERIMENTS: Final = {experiment.name: experiment for experiment in _ALL}

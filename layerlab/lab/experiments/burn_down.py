@@ -99,7 +99,11 @@ async def _chain(world: World, control: bool) -> Seen:
     found = await world.balance(world.l1, "bob", "finalized")
     lost = found != owed
     percent = 0 if lost else 100
-    outcome = Outcome(percent, None if lost else round(world.now() - begin, 1), "a third of the validators, with their disks")
+    outcome = Outcome(
+        percent,
+        None if lost else round(world.now() - begin, 1),
+        "a third of the validators, with their disks",
+    )
     measured = {
         "plain_owed": owed,
         "plain_recovered": 0 if lost else owed,
