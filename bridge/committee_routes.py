@@ -230,12 +230,10 @@ def _absent() -> APIRouter:
     router = APIRouter(tags=["not of this bridge"])
 
     def add(path: str, code: str, why: str) -> None:
-        async def nothing(rest: str = "") -> Response:
-            del rest
+        async def nothing() -> Response:
             raise Problem(404, code, "Not of a committee bridge", why, kind="committee")
 
-        async def never(rest: str = "") -> Response:
-            del rest
+        async def never() -> Response:
             raise Problem(409, code, "Not of a committee bridge", why, kind="committee")
 
         more: dict[str, Any] = {"summary": f"Not of this bridge: {why.split(':', maxsplit=1)[0]}"}

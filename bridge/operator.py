@@ -40,6 +40,7 @@ MAX_OUTSTANDING: Final = 32
 """Attestations of one chain that are on their way at most: half of what a pool holds for one sender."""
 ATTEST_GAS: Final = 400_000
 CREDIT, RELEASE = "credit", "release"
+LIE: Final = "DISHONEST ON PURPOSE: "
 
 R = TypeVar("R", bound=Record)
 
@@ -179,8 +180,8 @@ class Attester:
         if lie is not None:
             args = AttestArgs(lie.index, lie.to, lie.amount)
             if not self._is_done(l1, BRIDGE, lie.index) and self._would_count(l1, BRIDGE, args, escrow):
-                found.append(args)
-        return [_duty(BRIDGE, RELEASE, args) for args in found]
+                return [*(_duty(BRIDGE, RELEASE, each) for each in found), _duty(BRIDGE, RELEASE, args, LIE)]
+        return [_duty(BRIDGE, RELEASE, each) for each in found]
 
     def _due(
         self, tree: Tree, contract: str, open_: _Open, held: int, read: Callable[[int], AttestArgs]
@@ -223,9 +224,9 @@ def _withdrawal(side: Tree, index: int) -> AttestArgs:
     return AttestArgs(index, record.recipient, record.amount)
 
 
-def _duty(contract: str, method: str, args: AttestArgs) -> Duty:
+def _duty(contract: str, method: str, args: AttestArgs, note: str = "") -> Duty:
     what = "deposit" if method == CREDIT else "withdrawal"
-    why = f"attest {what} {args.index}: {args.amount} gwei to 0x{args.to.hex()}"
+    why = f"{note}attest {what} {args.index}: {args.amount} gwei to 0x{args.to.hex()}"
     return Duty((method, args.index), Move(Call(contract, method, encode(args), 0), ATTEST_GAS, why))
 
 
