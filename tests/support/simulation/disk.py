@@ -1,0 +1,148 @@
+"""Simulated disks: real SQLite files that lose power at a commit.
+
+Responsible for crashing a process before a commit, after it, or in the middle of writing it (a torn write),
+and for disks that refuse a commit. Must not know what is stored. The files are the production `Store`'s own,
+so what a restart finds is what SQLite's recovery makes of them.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from chainkit.store import FILE_NAME, Store
+
+Mode = Literal["before", "after", "torn", "error"]
+MODES: tuple[Mode, ...] = ("before", "after", "torn", "error")
+
+
+class PowerLost(BaseException):
+    """The process is gone; whatever of it still runs must not go on."""
+
+
+class Disk:
+    """The disk of one process: counts commits, and fails at the one it was told to."""
+
+    def __init__(self, rng: Random, on_power_lost: Callable[[], None]) -> None:
+        self._rng = rng
+        self._on_power_lost = on_power_lost
+        self.commits = 0
+        self.on_commit: Callable[[], None] = lambda: None
+        self.failed: list[Mode] = []
+        self.stores: list[SimStore] = []
+        self._armed: tuple[int, Mode] | None = None
+        self._torn: dict[Path, bytes] = {}
+
+    def arm(self, commits: int, mode: Mode) -> None:
+        """Fail at the commit after that many more."""
+        self._armed = (self.commits + commits, mode)
+
+    def store_type(self) -> type["SimStore"]:
+        """A `Store` whose files are on this disk."""
+        return type("StoreOnDisk", (SimStore,), {"disk": self})
+
+    def lose_power(self) -> None:
+        """Whatever is open cannot be written any more."""
+        for store in self.stores:
+            store.powered = False
+
+    def mount_again(self) -> None:
+        """Close what the dead process left open, and put a torn write where it was."""
+        for store in self.stores:
+            store.drop()
+        self.stores.clear()
+        for wal, content in self._torn.items():
+            database = wal.with_name(FILE_NAME)
+            database.write_bytes(self._torn_database)
+            wal.write_bytes(content)
+            wal.with_name(FILE_NAME + "-shm").unlink(missing_ok=True)
+        self._torn.clear()
+
+    def commit(self, store: "SimStore", commit: Callable[[], None]) -> None:
+        """Do a commit, or what is left of it."""
+        mode = self._due()
+        self.commits += 1
+        if mode is None:
+            commit()
+            self.on_commit()
+            return
+        self.failed.append(mode)
+        if mode == "error":
+            store.undo()
+            raise sqlite3.OperationalError("disk I/O error (simulated)")
+        if mode == "before":
+            store.undo()
+        elif mode == "after":
+            commit()
+        else:
+            self._tear(store, commit)
+        self._on_power_lost()
+        raise PowerLost
+
+    def _due(self) -> Mode | None:
+        if self._armed is None or self.commits < self._armed[0]:
+            return None
+        mode = self._armed[1]
+        self._armed = None
+        return mode
+
+    def _tear(self, store: "SimStore", commit: Callable[[], None]) -> None:
+        """Let only a part of the write-ahead log's new bytes reach the disk, the last of them garbled."""
+        wal = store.file.with_name(FILE_NAME + "-wal")
+        database = store.file.read_bytes()
+        before = wal.read_bytes() if wal.exists() else b""
+        commit()
+        after = wal.read_bytes() if wal.exists() else b""
+        if store.file.read_bytes() != database:
+            return  # a checkpoint followed: then the log was whole
+        first = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
+        if first >= len(after):
+            return
+        cut = self._rng.randrange(first, len(after))
+        garbage = self._rng.randbytes(min(self._rng.choice((0, 16, 512)), len(after) - cut))
+        self._torn_database = database
+        self._torn[wal] = after[:cut] + garbage + before[cut + len(garbage) :]
+
+
+class SimStore(Store):
+    """The production store on a simulated disk."""
+
+    disk: Disk
+
+    def __init__(self, path: Path, *, genesis_hash: bytes, role: str) -> None:
+        self.powered = True
+        self.disk.stores.append(self)
+        super().__init__(path, genesis_hash=genesis_hash, role=role)
+
+    def _run(self, sql: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        if not self.powered:
+            raise PowerLost
+        return super()._run(sql, values)
+
+    def _end(self) -> None:
+        if not self.powered:
+            raise PowerLost
+        if self._doomed:
+            super()._end()
+            return
+        try:
+            self.disk.commit(self, super()._end)
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from None
+
+    def undo(self) -> None:
+        """Take the open transaction back."""
+        self._db.execute("ROLLBACK")
+
+    def close(self) -> None:
+        if self.powered:
+            super().close()
+
+    def drop(self) -> None:
+        """Let go of the files as the operating system does after a crash; may be called again."""
+        self.powered = False
+        if hasattr(self, "_db"):
+            self._db.close()
+        if hasattr(self, "_lock"):
+            self._lock.close()

@@ -1,0 +1,166 @@
+"""A service as a process: it starts, it serves, it dies and is started again.
+
+Responsible for keeping one service's tasks together, so that all of them end at once, and for restarting what
+ended by itself. Must not know what the service does. What `chainkit.service.run` does with uvicorn and signals
+is done here with a simulated network.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from chainkit.service import Service
+from simulation.disk import Disk, PowerLost
+from simulation.loop import SimClock
+from simulation.network import Answer, Handler, Unreachable
+
+RESTART_SECONDS = 1.0
+"""A supervisor starts again what ended by itself."""
+
+Create = Callable[["Process"], Awaitable[tuple[Service, Any, Handler]]]
+"""Makes the service, what is behind it, and what answers its requests."""
+
+
+class Process:
+    """One service. ``core`` is what `Create` gave besides; None while the process is down."""
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        clock: SimClock,
+        create: Create,
+        rng: Random,
+        note: Callable[[str, str], None],
+        on_up: Callable[["Process"], None],
+    ) -> None:
+        self.name = name
+        self.path = path
+        self.clock = clock
+        self.disk = Disk(rng, self.kill)
+        self.core: Any = None
+        self.service: Service | None = None
+        self.handler: Handler | None = None
+        self.wanted = False
+        """Whether it should be running: a crash does not change that."""
+        self.restart_after = RESTART_SECONDS
+        self.starts = 0
+        self.failures: list[str] = []
+        self._create = create
+        self._note = note
+        self._on_up = on_up
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._burial: asyncio.Task[None] | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether it answers."""
+        return self.handler is not None
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Start it, once it is down."""
+        self.wanted = True
+        if self.service is None and not self._tasks and self._burial is None:
+            self.starts += 1
+            self._note("start", self.name)
+            self.spawn(self._boot())
+
+    async def _boot(self) -> None:
+        service, core, handler = await self._create(self)
+        self.service, self.core, self.handler = service, core, handler
+        for _, task in service.tasks:
+            self.spawn(task())
+        self._on_up(self)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something as a part of this process: it ends with it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None or isinstance(error, PowerLost) or self._burial is not None:
+            return
+        # Exit code 1: something that should go on for ever has failed.
+        self.failures.append(repr(error))
+        self._note("exit 1", f"{self.name}: {error!r:.200}")
+        self.kill()
+
+    def kill(self) -> None:
+        """kill -9: nothing more is written or sent. It is started again after ``restart_after`` seconds."""
+        if self._burial is not None or (self.service is None and not self._tasks):
+            return
+        self._note("down", self.name)
+        self.disk.lose_power()
+        self.handler = self.core = self.service = None
+        for task in list(self._tasks):
+            task.cancel()
+        self.service = None
+        self._burial = asyncio.get_running_loop().create_task(self._bury(self.restart_after))
+
+    async def _bury(self, restart_after: float) -> None:
+        self.restart_after = RESTART_SECONDS
+        while self._tasks:
+            await asyncio.sleep(0)
+        self.disk.mount_again()
+        await asyncio.sleep(restart_after)
+        self._burial = None
+        if self.wanted:
+            self.start()
+
+    async def stop(self) -> None:
+        """A clean end, as on SIGTERM; a dead process stays dead."""
+        self.wanted = False
+        service = self.service
+        self.handler = self.core = None
+        if service is not None:
+            for stopping in service.stopping:
+                stopping()
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            while self._tasks:
+                await asyncio.sleep(0)
+            if service.close is not None:
+                await service.close()
+        self.service = None
+        if self._burial is not None:
+            self._burial.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._burial
+            self._burial = None
+        self.disk.mount_again()
+
+    # --- requests ---
+
+    def spawn_request(
+        self, work: Coroutine[Any, Any, Answer], back: Callable[[Answer | Unreachable], None]
+    ) -> None:
+        """Handle a request; ``back`` gets the answer, or the error that a broken connection is."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(partial(self._answered, back))
+
+    def _answered(self, back: Callable[[Answer | Unreachable], None], task: asyncio.Task[Answer]) -> None:
+        self._tasks.pop(task, None)
+        if task.cancelled() or isinstance(task.exception(), PowerLost):
+            back(Unreachable("connection reset", late=False))
+            return
+        error = task.exception()
+        if error is not None:  # as a server does, and the process goes on
+            self.failures.append(f"in a request: {error!r}")
+            self._note("500", f"{self.name}: {error!r:.300}")
+            back(Answer(500, b"", "text/plain"))
+            return
+        back(task.result())

@@ -1,0 +1,111 @@
+"""Many seeds: progress, the sum of what was seen, and for a failure the shortest way to see it again.
+
+Responsible for drawing plans, for shrinking a failing one's list of faults, and for what is printed. Must not
+know how a run works.
+"""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from simulation.faults import Plan, draw_plan
+from simulation.run import Result, run_plan
+
+MUST_SEE: tuple[str, ...] = ()
+ENOUGH_SEEDS = 300
+
+
+def keep_faults(plan: Plan, kept: Sequence[int]) -> Plan:
+    """The plan with only these of its faults."""
+    return replace(plan, faults=tuple(plan.faults[i] for i in kept))
+
+
+def shrink(plan: Plan, *, budget: int = 40) -> tuple[list[int], Result]:
+    """Leave out faults while the run still fails; at most ``budget`` runs."""
+    kept = list(range(len(plan.faults)))
+    result = run_plan(plan)
+    size = max(1, len(kept) // 2)
+    while kept and budget > 0:
+        start, smaller = 0, False
+        while start < len(kept) and budget > 0:
+            attempt = kept[:start] + kept[start + size :]
+            budget -= 1
+            again = run_plan(keep_faults(plan, attempt))
+            if again.failures:
+                kept, result, smaller = attempt, again, True
+            else:
+                start += size
+        if size == 1 and not smaller:
+            break
+        size = max(1, size // 2)
+    return kept, result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 if every seed passed and every rare branch was seen."""
+    options = argparse.ArgumentParser(prog="make sim")
+    options.add_argument("--seeds", type=int, default=20)
+    options.add_argument("--seed", type=int, help="this seed alone, with its story")
+    options.add_argument("--first", type=int, default=1)
+    options.add_argument("--faults", help="only these of the seed's faults, by number (a replay)")
+    options.add_argument("--story", help="tell this story whatever the seed says")
+    options.add_argument("--verbose", action="store_true")
+    args = options.parse_args(arguments)
+    seeds = [args.seed] if args.seed is not None else range(args.first, args.first + args.seeds)
+    total = Result(draw_plan(0))
+    failed: list[Result] = []
+    began = time.time()
+    for count, seed in enumerate(seeds, 1):
+        plan = draw_plan(seed, args.story)
+        if args.faults is not None:
+            plan = keep_faults(plan, [int(i) for i in args.faults.split(",") if i])
+        result = run_plan(plan)
+        total.seen += result.seen
+        total.counts += result.counts
+        total.simulated += result.simulated
+        total.cpu += result.cpu
+        print(
+            f"{count:4}/{len(seeds)} seed {seed:<6} {plan.story:9} {len(plan.faults):2} faults "
+            f"{result.simulated:5.0f} s in {result.cpu:5.1f} s CPU, height {result.height:3} "
+            f"{'FAILED: ' + result.failures[0] if result.failures else 'ok'}",
+            flush=True,
+        )
+        if args.verbose or args.seed is not None:
+            _tell(result)
+        if result.failures:
+            failed.append(result)
+            if args.faults is None:
+                _report(plan)
+            break
+    _summary(total, len(seeds), time.time() - began)
+    return 1 if failed else 0
+
+
+def _tell(result: Result) -> None:
+    for line in result.story:
+        print("   ", line)
+    print("    trace", result.trace, dict(result.seen), dict(result.counts))
+
+
+def _report(plan: Plan) -> None:
+    print("shrinking ...", flush=True)
+    kept, result = shrink(plan)
+    print(f"seed {plan.seed} fails with {len(kept)} of its {len(plan.faults)} faults: {result.failures[0]}")
+    for line in result.story:
+        print("   ", line)
+    print(f"replay: make sim SEED={plan.seed} FAULTS={','.join(map(str, kept)) or ','}")
+
+
+def _summary(total: Result, seeds: int, seconds: float) -> None:
+    faults = Counter({k[7:]: n for k, n in total.counts.items() if k.startswith("fault: ")})
+    acts = Counter({k[5:]: n for k, n in total.counts.items() if k.startswith("act:")})
+    packets = {k: total.counts[k] for k in ("packets", "drop", "cut", "duplicate", "delay")}
+    print(
+        f"{seeds} seeds, {total.simulated / 3600:.2f} simulated hours in {total.cpu:.0f} s CPU ({seconds:.0f} s)"
+    )
+    print(f"faults: {dict(sorted(faults.items()))}")
+    print(f"network: {packets}")
+    print(f"acts: {dict(sorted(acts.items()))}")
+    print(f"rare branches: {dict(sorted(total.seen.items()))}")

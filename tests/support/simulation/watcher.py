@@ -1,0 +1,159 @@
+"""The eye over all nodes: takes every final block once, compares the nodes with each other, and calls the judges.
+
+Responsible for noticing a broken promise as soon as some node has committed it to disk. Must not help anybody:
+it only reads. What is right is decided by the reference models, not here.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from chainkit.block import Block, CertifiedBlock
+from chainkit.chain import ExecutedBlock
+from chainkit.codec import decode, encode
+from simulation.process import Process
+from simulation.reference_l1 import ReferenceL1
+from simulation.world import World, key_of
+
+
+class PromiseBroken(AssertionError):  # noqa: N818
+    """A promise of THREATS.md section 3 does not hold; the message begins with its number."""
+
+
+class Watcher:
+    """Watches a world until its end. ``failures`` are what it found, first the first."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.failures: list[str] = []
+        self.seen: Counter[str] = Counter()
+        """Rare branches, by name."""
+        self.blocks: list[CertifiedBlock] = []
+        """The one final chain; height h is at h - 1."""
+        self.tip: ExecutedBlock = world.chain.genesis_block
+        self.reference = ReferenceL1(
+            encode(world.chain.genesis), dict(world.chain.genesis_tree.items()), self.seen
+        )
+        self._final: dict[str, int] = {}
+        self._said: dict[bytes, dict[int, tuple[int, bytes]]] = {}
+        self._honest = {key_of(f"validator-{i}").address for i in range(4) if i != world.setup.byzantine}
+        world.network.taps.append(self._tap)
+        for process in world.processes.values():
+            process.disk.on_commit = self._later(process)
+        self._asked: set[str] = set()
+
+    def _later(self, process: Process) -> Callable[[], None]:
+        """Look at a process once the callback that is writing has ended."""
+
+        def committed() -> None:
+            if process.name not in self._asked:
+                self._asked.add(process.name)
+                self.world.loop.call_soon(self._look, process)
+
+        return committed
+
+    def fail(self, promise: str, text: str) -> None:
+        """Note a broken promise."""
+        self.failures.append(f"{promise}: {text}")
+        self.world.tell("BROKEN", f"{promise}: {text}")
+
+    def _look(self, process: Process) -> None:
+        self._asked.discard(process.name)
+        if self.failures:
+            return
+        try:
+            if process.name.startswith("v") and process.name[1:].isdigit():
+                self._look_at_validator(process)
+            else:
+                self._look_at_follower(process)
+        except AssertionError as error:
+            self.fail("", f"at {process.name}: {error}")
+
+    # --- L1 ---
+
+    def _look_at_validator(self, process: Process) -> None:
+        node = process.core
+        if node is None:
+            return
+        store = node.disk.store
+        known, height = self._final.get(process.name, 0), store.head_height()
+        if height < known:
+            raise PromiseBroken(f"P8 {process.name} went back from final block {known} to {height}")
+        if height == known:
+            return
+        for stored in store.blocks_from(known + 1, height - known):
+            assert stored.certificate is not None, "a final block has a certificate"
+            self._final_block(process.name, stored.height, stored.hash, stored.block, stored.certificate)
+        self._final[process.name] = height
+
+    def _final_block(
+        self, who: str, height: int, block_hash: bytes, block: bytes, certificate: bytes
+    ) -> None:
+        if height <= len(self.blocks):
+            expected = self.blocks[height - 1].block.header.hash()
+            if expected != block_hash:
+                raise PromiseBroken(f"P6 {who} holds another final block {height} than others do")
+            return
+        decoded = decode(Block, block)
+        executed = self.world.chain.execute(self.tip, decoded)
+        self.blocks.append(CertifiedBlock(decoded, msgspec.msgpack.decode(certificate)))
+        self.tip = executed
+        self.world.trace("final", height, block_hash.hex())
+        other = {key: value for key, value in executed.changes.items() if key[:1] != b"a"}
+        self.reference.apply(block, certificate, [encode(r) for r in executed.receipts], other)
+
+    @property
+    def height(self) -> int:
+        """Of the last final block that any node has."""
+        return len(self.blocks)
+
+    # --- what validators say ---
+
+    def _tap(self, source: str, path: str, body: bytes) -> None:
+        """P7: no two messages of an honest validator contradict each other."""
+        if path != "/p2p/messages" or not source.startswith("v"):
+            return
+        try:
+            messages = msgspec.msgpack.decode(body)
+        except msgspec.DecodeError:
+            return
+        for message in messages:
+            if message[0] == 1:
+                _, slot, height, block_hash, voter, _ = message[1]
+                self._vote(voter, slot, height, block_hash)
+
+    def _vote(self, voter: bytes, slot: int, height: int, block_hash: bytes) -> None:
+        if voter not in self._honest:
+            return
+        votes = self._said.setdefault(voter, {})
+        if votes.setdefault(slot, (height, block_hash)) != (height, block_hash):
+            self.fail("P7", f"an honest validator voted twice in slot {slot}")
+        for other, (its_height, _) in votes.items():
+            if (other < slot and its_height > height) or (other > slot and its_height < height):
+                self.fail("P7", f"an honest validator voted lower: slots {other} and {slot}")
+
+    # --- followers ---
+
+    def _look_at_follower(self, process: Process) -> None:
+        core = process.core
+        if core is None:
+            return
+        derivation, tip = _derived(core)
+        if 0 < tip.header.height <= self.height:
+            expected = self.blocks[tip.header.height - 1].block.header.hash()
+            if tip.hash != expected:
+                raise PromiseBroken(f"P6 {process.name} follows another block {tip.header.height}")
+        known = self._final.get(process.name, 0)
+        if tip.header.height < known:
+            raise PromiseBroken(f"P8 {process.name} went back from L1 block {known} to {tip.header.height}")
+        self._final[process.name] = tip.header.height
+        self.reference.compare_derivation(process.name, derivation)
+
+
+def _derived(core: Any) -> tuple[Any, Any]:
+    """Derivation and L1 tip of a rollup service or a bridge."""
+    if hasattr(core, "node"):
+        return core.node.derivation, core.node.replica.tip
+    return core.state.derivation, core.replica.tip
