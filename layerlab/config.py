@@ -147,7 +147,14 @@ class DevnetConfig:
     @property
     def all_validators(self) -> list[str]:
         """L1's and, of a side chain, its own."""
-        return [*self.validator_names, *(name for name in self.kind.others if name in SIDE_VALIDATORS)]
+        return [*self.validator_names, *(SIDE_VALIDATORS if self.kind.own_validators else ())]
+
+    @property
+    def app_validators(self) -> list[str]:
+        """Those of the chain that carries the application; a rollup has none."""
+        if self.kind.rollup:
+            return []
+        return list(SIDE_VALIDATORS) if self.kind.own_validators else self.validator_names
 
     @property
     def services(self) -> list[str]:

@@ -303,17 +303,19 @@ class Devnet:
                 if not self.is_running:
                     return
 
-    def restart(self, name: str, progress: Progress = nothing) -> None:
-        """Start one service (again) and return when it is ready. Raises `DevnetError`."""
+    def restart(self, *names: str, progress: Progress = nothing) -> None:
+        """Start services (again), all at once, and return when they are ready. Raises `DevnetError`."""
         with self._at_work():
-            self.supervisor.require_known(name)
+            for name in names:
+                self.supervisor.require_known(name)
             if not self.is_running:
                 raise DevnetError("the devnet is down; start it with layerlab up")
-            self.supervisor.stop([name])
-            self.supervisor.check_ports([name])
-            self.supervisor.start(name)
-            self.save()
-            self.supervisor.wait_ready([name], progress)
+            self.supervisor.stop(names)
+            self.supervisor.check_ports(names)
+            for name in names:
+                self.supervisor.start(name)
+                self.save()
+            self.supervisor.wait_ready(names, progress)
 
     def kill(self, name: str) -> None:
         """SIGKILL one service. Raises `DevnetError` if it does not run."""

@@ -29,6 +29,11 @@ class Model:
     others: tuple[str, ...]
 
     @property
+    def own_validators(self) -> bool:
+        """Whether the second chain has validators of its own."""
+        return bool(set(SIDE_VALIDATORS) & set(self.others))
+
+    @property
     def bridged(self) -> bool:
         """Whether there is a second chain, and a bridge to it."""
         return BRIDGE in self.others

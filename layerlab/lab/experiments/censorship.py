@@ -7,11 +7,12 @@ from bridge.abi import ForceArgs
 from chainkit.transaction import SignedTransaction, Transfer
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
-from layerlab.lab.experiments.common import l1_blocks, usual
+from layerlab.lab.experiments.common import FAST_FOR_MANY, l1_blocks, usual
 from layerlab.world import World, require
 
-CENSOR = "validator-1"
 ALONE = "the user"
+PATIENCE = 20
+"""So many blocks are enough for every validator to be the leader."""
 
 
 class Censorship:
@@ -22,20 +23,22 @@ class Censorship:
     hypothesis: Mapping[str, str] = {
         "optimistic": "forced through L1, the transaction is executed by the deadline of inclusion_delay blocks",
         "sovereign": "one censoring validator of four delays the transaction by a few slots",
+        "sidechain": "one censoring validator of four delays the transaction by a few slots",
     }
     control: Mapping[str, str] = {
         "optimistic": "no forced inclusion: the user knows the sequencer alone",
         "sovereign": "every validator censors",
+        "sidechain": "every validator censors, and L1 has no door: nothing can be forced",
     }
 
     def config(self, model: str, control: bool) -> DevnetConfig:
-        return usual(model, validators=1) if model == "optimistic" else usual(model)
+        return usual(model) if model == "sovereign" else usual(model, validators=1)
 
     async def run(self, world: World, control: bool) -> Seen:
         tx = await world.sign(world.app, world.key("carol"), Transfer(world.key("bob").address, 7 * COIN))
-        if world.devnet.config.model == "sovereign":
-            return await _chain(world, tx, control)
-        return await _rollup(world, tx, control)
+        if world.devnet.config.kind.rollup:
+            return await _rollup(world, tx, control)
+        return await _chain(world, tx, control)
 
 
 async def _rollup(world: World, tx: SignedTransaction, control: bool) -> Seen:
@@ -70,15 +73,21 @@ async def _rollup(world: World, tx: SignedTransaction, control: bool) -> Seen:
 
 async def _chain(world: World, tx: SignedTransaction, control: bool) -> Seen:
     censored = "0x" + world.key("carol").address.hex()
-    for name in world.devnet.config.validator_names if control else [CENSOR]:
+    validators = world.devnet.config.app_validators
+    for name in validators if control else validators[1:2]:
         await world.fault(name, name="censor", censored=[censored])
-    start, begin = await world.height(world.l1, "head"), world.now()
-    await world.l1.submit(tx)
-    await l1_blocks(world, world.settings.inclusion_delay)
-    info = await world.l1.transaction(tx.id)
-    if info is None or info.height is None:
-        told = f"{world.settings.inclusion_delay} blocks later it is still pending"
+    start, begin = await world.height(world.app, "head"), world.now()
+    await world.app.submit(tx)
+
+    async def included() -> int | None:
+        info = await world.app.transaction(tx.id)
+        late = await world.height(world.app, "head") >= start + PATIENCE
+        return info.height if info is not None and info.height is not None else 0 if late else None
+
+    height = await world.fast_until("the transaction is in a block", included, rate=FAST_FOR_MANY)
+    if not height:
+        told = f"{PATIENCE} blocks later it is still pending"
         return Seen(False, told, Outcome(0, None, ALONE))
-    blocks = info.height - start
+    blocks = height - start
     outcome = Outcome(100, round(world.now() - begin, 1), ALONE)
     return Seen(True, f"it is in block {blocks} after it was sent", outcome, {"l1_blocks": blocks})

@@ -1,20 +1,14 @@
 """The bridge's operators collude: how many keys does it take, and what do the users have then?"""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
-from bridge.committee_abi import GATEWAY
-from chainkit.codec import encode
-from chainkit.transaction import Call
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
-from layerlab.lab.experiments.common import usual
+from layerlab.lab.experiments.common import committee_pays, usual, within_blocks
 from layerlab.models import OPERATOR_THRESHOLD, OPERATORS
-from layerlab.world import World, require
-from rollup.messenger import WithdrawArgs
+from layerlab.world import World
 
 THIEF, USER = "mallory", "bob"
-WAIT_BLOCKS = 12
-"""Twice as long as an honest withdrawal takes, and more."""
 OWED = 30 * COIN
 
 
@@ -44,9 +38,9 @@ class Collusion:
         async def gained() -> int:
             return await world.balance(world.l1, THIEF, "finalized") - before
 
-        stolen = await _within_blocks(world, "the thief is paid", gained)
+        stolen = await within_blocks(world, "the thief is paid", gained)
         seconds = round(world.now() - begin, 1)
-        paid = await _withdraws(world)
+        paid = await committee_pays(world, USER, OWED) == OWED  # liars go on attesting what is true, too
         percent = 100 * (escrow - stolen) // escrow
         told = f"the thief has {stolen} of the escrow's {escrow} gwei"
         told += f"; {USER}'s withdrawal after it is {'paid' if paid else 'never paid'}"
@@ -54,27 +48,3 @@ class Collusion:
         outcome = Outcome(percent, seconds if stolen else None, online)
         measured = {"escrow": escrow, "stolen": stolen, "keys": OPERATOR_THRESHOLD - control}
         return Seen(stolen == escrow and not paid, told, outcome, measured)
-
-
-async def _within_blocks(world: World, what: str, probe: Callable[[], Awaitable[int]]) -> int:
-    """What ``probe`` finds as soon as it is more than zero; zero after `WAIT_BLOCKS`."""
-    end = await world.height(world.l1) + WAIT_BLOCKS
-
-    async def over() -> bool:
-        return await probe() > 0 or await world.height(world.l1) >= end
-
-    await world.until(f"{what}, or {WAIT_BLOCKS} L1 blocks go by", over)
-    return await probe()
-
-
-async def _withdraws(world: World) -> bool:
-    """Whether a user is paid: liars go on attesting what is true, too."""
-    before = await world.balance(world.l1, USER, "finalized")
-    call = Call(GATEWAY, "withdraw", encode(WithdrawArgs(world.key(USER).address)), OWED)
-    burned = await world.send(world.app, USER, call)
-    require(bool(burned.success), f"the withdrawal failed on the side chain: {burned.message}")
-
-    async def gained() -> int:
-        return await world.balance(world.l1, USER, "finalized") - before
-
-    return await _within_blocks(world, f"{USER} is paid", gained) == OWED

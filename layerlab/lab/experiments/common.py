@@ -3,13 +3,14 @@
 Responsible for small acts and measures. Must not know what they prove.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from msgspec import structs
 
 from apps.market_records import OfferArgs, RequestArgs
+from bridge.committee_abi import GATEWAY
 from chainkit.client import ReceiptInfo
 from chainkit.codec import encode
 from chainkit.contract import NoArgs
@@ -18,11 +19,14 @@ from chainkit.transaction import Call, Transfer
 from layerlab.config import COIN, DevnetConfig, demo_config
 from layerlab.escape import escape
 from layerlab.world import World, require
+from rollup.messenger import WithdrawArgs
 
 NEVER: Final = 1_000_000
 """So many L1 blocks are longer than any experiment."""
 FEES: Final = COIN // 10
 """More than the fees of a few transactions (gwei)."""
+PATIENCE: Final = 15
+"""L1 blocks: twice as long as an honest committee takes to pay, and more."""
 FAST: Final = 8.0
 """How fast time runs while nothing is tried, where one validator is all of L1's consensus."""
 FAST_FOR_MANY: Final = 3.0
@@ -104,3 +108,27 @@ async def books(world: World) -> Mapping[str, Any]:
 async def ask_to_freeze(world: World, name: str) -> ReceiptInfo:
     """What becomes of a call to freeze the bridge now."""
     return await world.send(world.l1, name, Call("bridge", "freeze", encode(NoArgs()), 0))
+
+
+async def within_blocks(world: World, what: str, probe: Callable[[], Awaitable[int]]) -> int:
+    """What ``probe`` finds as soon as it is more than zero; zero after `PATIENCE` L1 blocks."""
+    end = await world.height(world.l1) + PATIENCE
+
+    async def over() -> bool:
+        return await probe() > 0 or await world.height(world.l1) >= end
+
+    await world.until(f"{what}, or {PATIENCE} L1 blocks go by", over)
+    return await probe()
+
+
+async def committee_pays(world: World, name: str, amount: int) -> int:
+    """``name`` withdraws from the side chain; what the operators have paid on L1 in good time (gwei)."""
+    before = await world.balance(world.l1, name, "finalized")
+    call = Call(GATEWAY, "withdraw", encode(WithdrawArgs(world.key(name).address)), amount)
+    burned = await world.send(world.app, name, call)
+    require(bool(burned.success), f"the withdrawal failed on the side chain: {burned.message}")
+
+    async def gained() -> int:
+        return await world.balance(world.l1, name, "finalized") - before
+
+    return await within_blocks(world, f"the operators pay {name}", gained)

@@ -9,12 +9,14 @@ from layerlab.lab.experiments.common import (
     FEES,
     NEVER,
     ask_to_freeze,
+    committee_pays,
     l1_blocks,
     leave,
     pay,
     until_final,
     usual,
 )
+from layerlab.models import OPERATOR_THRESHOLD, OPERATORS
 from layerlab.world import World
 
 BLOCKS = 6
@@ -30,10 +32,12 @@ class Disappearance:
     hypothesis: Mapping[str, str] = {
         "optimistic": "without the sequencer every user leaves with the last final balance, through L1 alone",
         "sovereign": "without one of four validators the chain goes on, and users notice nothing",
+        "sidechain": "without two of three operators nobody gets out, however well the side chain is",
     }
     control: Mapping[str, str] = {
         "optimistic": f"no escape hatch: escape_timeout is {NEVER} blocks",
         "sovereign": "one validator in all",
+        "sidechain": "one operator of three is gone",
     }
 
     def config(self, model: str, control: bool) -> DevnetConfig:
@@ -44,6 +48,8 @@ class Disappearance:
     async def run(self, world: World, control: bool) -> Seen:
         if world.devnet.config.model == "sovereign":
             return await _chain(world, control)
+        if world.devnet.config.model == "sidechain":
+            return await _operators(world, control)
         return await _rollup(world, control)
 
 
@@ -87,3 +93,15 @@ async def _chain(world: World, control: bool) -> Seen:
     outcome = Outcome(100, round(world.now() - begin, 1), "nobody")
     told = f"dave's next payment is final in block {height}"
     return Seen(held, told, outcome, {"l1_blocks": height - start})
+
+
+async def _operators(world: World, control: bool) -> Seen:
+    gone = OPERATORS[:1] if control else OPERATORS[:OPERATOR_THRESHOLD]
+    owed = await world.balance(world.app, "dave", "finalized") - FEES
+    for name in gone:
+        await asyncio.to_thread(world.devnet.kill, name)
+    begin = world.now()
+    paid = await committee_pays(world, "dave", owed)
+    outcome = Outcome(100 * paid // owed, round(world.now() - begin, 1) if paid else None, "two operators")
+    told = f"{len(gone)} of {len(OPERATORS)} operators are gone: dave has {paid} of {owed} gwei on L1"
+    return Seen(paid == 0, told, outcome, {"owed": owed, "recovered": paid})

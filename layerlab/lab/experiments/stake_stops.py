@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import pay, usual
+from layerlab.models import MODELS
 from layerlab.world import World
 
 VALIDATORS = 3
@@ -19,10 +20,9 @@ class StakeStops:
     name = "third-of-stake-stops"
     question = "A third of the stake goes silent. Do blocks still become final?"
     hypothesis: Mapping[str, str] = dict.fromkeys(
-        ("sovereign", "optimistic"),
-        "with two thirds of the stake left finality goes on, and comes back when they do",
+        MODELS, "with two thirds of the stake left finality goes on, and comes back when they do"
     )
-    control: Mapping[str, str] = dict.fromkeys(("sovereign", "optimistic"), "two thirds stop")
+    control: Mapping[str, str] = dict.fromkeys(MODELS, "two thirds stop")
 
     def config(self, model: str, control: bool) -> DevnetConfig:
         return usual(model, validators=VALIDATORS)
@@ -41,7 +41,7 @@ class StakeStops:
 
         made = await world.until(f"{BLOCKS} blocks become final, or {SLOTS} slots go by", enough) - start
         seconds = round(world.now() - begin, 1)
-        await asyncio.gather(*(asyncio.to_thread(world.devnet.restart, name) for name in stopped))
+        await asyncio.to_thread(world.devnet.restart, *stopped)
         goal = await world.height(world.l1) + BLOCKS
 
         async def again() -> bool:
