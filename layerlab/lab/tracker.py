@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self
 
-from chainkit.client import ApiError, ChainClient
+from chainkit.client import ChainClient, suppress_unreachable
 from chainkit.codec import parse_hex
 from chainkit.transaction import SignedTransaction
 
@@ -57,6 +57,7 @@ class Tracker:
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def _judge(self) -> ChainClient:
@@ -112,11 +113,8 @@ class Tracker:
 
     async def _watch(self, look: Callable[[], Awaitable[None]], every: float) -> None:
         while True:
-            try:
+            with suppress_unreachable():
                 await look()
-            except ApiError as error:
-                if error.code != "unreachable":
-                    raise
             await asyncio.sleep(every)
 
     async def _look_at_head(self) -> None:
