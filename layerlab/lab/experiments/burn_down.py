@@ -1,13 +1,15 @@
 """Burn-down: everything above L1 is killed and deleted. What does each user actually get back?"""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import (
+    FEES,
     NEVER,
     ask_to_freeze,
+    committee_pays,
     l1_blocks,
     leave,
     lock_in_market,
@@ -20,7 +22,7 @@ from layerlab.world import World
 USERS = ("carol", "erin", "frank")
 LOCKED = 10 * COIN
 PAID = 123 * COIN
-SURVIVORS = ("validator-2", "validator-3")
+SURVIVORS = 2
 """Half of the stake: those who lost their disks are no quorum, so they cannot begin a chain without the others."""
 
 
@@ -32,10 +34,12 @@ class BurnDown:
     hypothesis: Mapping[str, str] = {
         "optimistic": "every plain L2 balance comes back in full through L1 alone; money inside a contract does not",
         "sovereign": "there is nothing below an own chain: with its validators' disks all is gone",
+        "sidechain": "L1 has the whole escrow and knows nobody's balance: nothing comes back",
     }
     control: Mapping[str, str] = {
         "optimistic": f"no escape hatch: escape_timeout is {NEVER} blocks",
         "sovereign": "the disks of two of four validators survive",
+        "sidechain": "the disks of two of the side chain's four validators survive",
     }
 
     def config(self, model: str, control: bool) -> DevnetConfig:
@@ -46,16 +50,24 @@ class BurnDown:
     async def run(self, world: World, control: bool) -> Seen:
         if world.devnet.config.model == "sovereign":
             return await _chain(world, control)
+        if world.devnet.config.model == "sidechain":
+            return await _side_chain(world, control)
         return await _rollup(world, control)
+
+
+async def _burn(world: World, names: Sequence[str], *, survivors: int = 0) -> None:
+    """Kill these and delete their data; the first ``survivors`` keep their disks."""
+    for name in names:
+        await asyncio.to_thread(world.devnet.kill, name)
+    for name in names[survivors:]:
+        await asyncio.to_thread(world.devnet.delete_data, name)
 
 
 async def _rollup(world: World, control: bool) -> Seen:
     await lock_in_market(world, "carol", "dave", LOCKED)
     await until_final(world, await pay(world, "alice", "erin", COIN))
     owed = {name: await world.balance(world.verifier, name, "finalized") for name in USERS}
-    for name in ("sequencer", "verifier", "bridge"):
-        await asyncio.to_thread(world.devnet.kill, name)
-        await asyncio.to_thread(world.devnet.delete_data, name)
+    await _burn(world, world.devnet.config.kind.others)
     begin = world.now()
     back = dict.fromkeys(USERS, 0)
     if control:
@@ -83,13 +95,9 @@ async def _rollup(world: World, control: bool) -> Seen:
 async def _chain(world: World, control: bool) -> Seen:
     await pay(world, "alice", "bob", PAID, at="finalized")
     owed = await world.balance(world.l1, "bob", "finalized")
-    devnet = world.devnet
-    names, begin = devnet.config.validator_names, world.now()
-    for name in names:
-        await asyncio.to_thread(devnet.kill, name)
-        if not (control and name in SURVIVORS):
-            await asyncio.to_thread(devnet.delete_data, name)
-    await asyncio.to_thread(devnet.up, world.say)  # those who remember nothing can only begin again
+    begin = world.now()
+    await _burn(world, world.devnet.config.validator_names, survivors=SURVIVORS * control)
+    await asyncio.to_thread(world.devnet.up, world.say)  # those who remember nothing can only begin again
     goal = await world.height(world.l1) + 3
 
     async def goes_on() -> bool:
@@ -116,3 +124,30 @@ async def _chain(world: World, control: bool) -> Seen:
         else "every balance is back"
     )
     return Seen(lost, told, outcome, measured)
+
+
+async def _side_chain(world: World, control: bool) -> Seen:
+    await lock_in_market(world, "carol", "dave", LOCKED)
+    await pay(world, "alice", "bob", COIN, at="finalized")
+    owed = await world.balance(world.app, "bob", "finalized") - FEES
+    others, begin = world.devnet.config.kind.others, world.now()
+    await _burn(world, others, survivors=SURVIVORS * control)  # the side chain's validators come first
+    paid = 0
+    if control:
+        await asyncio.to_thread(world.devnet.restart, *others)
+        paid = await committee_pays(world, "bob", owed)
+        told = f"two validators remember, the others learn from them: bob has {paid} of {owed} gwei on L1"
+    else:
+        refused = await ask_to_freeze(world, "bob")
+        escrow = (await world.l1.contract("bridge", "finalized"))["state"]["totals"]["escrow"]
+        told = f"{escrow} gwei lie in L1's escrow, and no call pays them out: {refused.message}"
+    percent = 100 * paid // owed
+    measured = {
+        "plain_owed": owed,
+        "plain_recovered": paid,
+        "plain_percent": percent,
+        "in_app_percent": percent,
+    }
+    seconds = round(world.now() - begin, 1) if paid else None
+    outcome = Outcome(percent, seconds, "a third of the side chain's validators, with their disks")
+    return Seen(paid == 0, told, outcome, measured)
