@@ -140,7 +140,7 @@ class Workload:
             settled=self.settled,
             disputed=self.disputed,
             transactions=self.sent,
-            failed=self.failed + len(self.tracker.refused),
+            failed=self.failed,
             seconds=round(seconds, 3),
             transactions_per_second=round(self.sent / seconds, 1) if seconds else 0.0,
             soft_p50=_rounded(percentile(soft, 50)),
@@ -246,7 +246,9 @@ class Workload:
         """Send these and wait until all are in blocks."""
         await self.tracker.send(transactions, PATIENCE_SECONDS)
         await self.tracker.wait([tx.id for tx in transactions], "soft", SOFT_SECONDS)
-        self.sent += len(transactions)
+        refused = sum(tx.id in self.tracker.refused for tx in transactions)
+        self.failed += refused
+        self.sent += len(transactions) - refused
 
     async def _event(self, tx: SignedTransaction, name: str) -> dict[str, Any] | None:
         """The data of the first event of that name in a transaction's receipt; None if it failed."""
@@ -255,7 +257,8 @@ class Workload:
         for event in (receipt or {}).get("events", []):
             if event["name"] == name:
                 return dict(event["data"])
-        self.failed += 1
+        if tx.id not in self.tracker.refused:  # those are counted already
+            self.failed += 1
         return None
 
     async def _gather(self, asked: Sequence[Any]) -> list[Any]:
