@@ -138,7 +138,7 @@ def test_every_variable_is_in_the_table() -> None:
         "l1node": common | key | faults | {"PEERS", "CHECKPOINT"},
         "sequencer": layer2,
         "verifier": layer2,
-        "bridge": common | {"L1_GENESIS", "L1", "L2"},
+        "bridge": common | {"L1_GENESIS", "L1", "L2", "SIDE_GENESIS"},
     }
     for service, names in expected.items():
         table = PARSERS[service]({}).variables()
