@@ -8,6 +8,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -20,7 +21,7 @@ from rich.text import Text
 
 from layerlab.cli.common import Session, verb
 from layerlab.cli.output import duration
-from layerlab.lab.compare import columns, measure, plan, report, results, runner
+from layerlab.lab.compare import measure, plan, report, results, runner, table
 from layerlab.lab.experiments import EXPERIMENTS
 from layerlab.models import MODELS
 
@@ -96,7 +97,12 @@ async def compare(
     document = _write(kept, records, planned)
     document |= {"seconds": round(time.monotonic() - begin, 1), "directory": str(kept.directory)}
     session.out.result(document, lambda: _show(session, kept, records, planned, begin))
-    if any(record["verdict"] == columns.UNKNOWN for record in records):
+    unknown = [
+        f"{r['experiment'] or r['kind']} on {r['model']}" for r in records if r["verdict"] == table.UNKNOWN
+    ]
+    if unknown:
+        count = f"{len(unknown)} of {len(planned)} runs gave no answer"
+        print(f"layerlab compare: {count}: {', '.join(unknown)}", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -104,13 +110,13 @@ def _write(
     kept: results.Results, records: Sequence[runner.Record], planned: Sequence[plan.Job]
 ) -> dict[str, Any]:
     """The table and the page, of what there is so far; the whole as one JSON-able document."""
-    filled = columns.build(records, plan.by_model(planned))
-    rows = columns.csv_rows(filled)
+    filled = table.build(records, plan.by_model(planned))
+    rows = table.csv_rows(filled)
     kept.write(results.TABLE, results.csv_text(rows))
     kept.write(results.PAGE, report.page(filled, records, missing_runs=len(planned) - len(records)))
     return {
         "table": [dict(zip(rows[0], row, strict=True)) for row in rows[1:]],
-        "empty": columns.empty_cells(filled),
+        "empty": table.empty_cells(filled),
         "runs": list(records),
     }
 
@@ -126,48 +132,45 @@ def _show(
     begin: float,
 ) -> None:
     console = session.out.console
-    filled = columns.build(records, plan.by_model(planned))
-    for part in filled:
+    filled, width = table.build(records, plan.by_model(planned)), min(WIDTH, console.width)
+    for part in table.with_overview(filled):
         console.print(_heading(part))
-        console.print(_table(part), soft_wrap=False, width=min(WIDTH, console.width))
-    for part in filled:
-        if part.section.key == "users":
-            for line in part.assumptions:
-                console.print(
-                    Text(f"assumed  {line}", style="dim"), width=min(WIDTH, console.width), soft_wrap=False
-                )
-    for line in columns.empty_cells(filled):
+        console.print(_grid(part), soft_wrap=False, width=width)
+        for line in part.assumptions:
+            console.print(Text(f"assumed · {line}", style="dim"), width=width, soft_wrap=False)
+    for line in table.empty_cells(filled):
         session.out.say(Text(f"empty  {line}", style="yellow"))
-    count = len([r for r in records if r["verdict"] != columns.UNKNOWN])
+    verdicts = Counter(record["verdict"] for record in records)
+    said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
     session.out.say(
-        f"{count} of {len(planned)} runs gave an answer in {duration(time.monotonic() - begin)}; every cell's run:"
+        f"\n{len(records)} runs in {duration(time.monotonic() - begin)}: {said}; each with its cells:"
     )
     session.out.say(Text(str(kept.directory / results.PAGE), style="bold"))
 
 
-def _heading(part: columns.Filled) -> Text:
+def _heading(part: table.Filled) -> Text:
     section = part.section
     title = section.title if section.title == section.group else f"{section.group}: {section.title}"
-    return Text(f"\n{title}", style="bold") + Text(f"  {section.about}", style="not bold dim")
+    return Text(f"\n{title}", style="bold") + Text(f"  {section.about}", style="not bold")
 
 
-def _table(part: columns.Filled) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("", no_wrap=True, min_width=10)
+def _grid(part: table.Filled) -> RenderableType:
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    grid.add_column("", no_wrap=True, min_width=10)
     tried = part.section.tried
     for column in part.section.columns:
         side: Any = "left" if column.words else "right"
-        table.add_column(f"{column.title}\n{column.unit}", justify=side, overflow="fold")
+        grid.add_column(f"{column.title}\n{column.unit}", justify=side, overflow="fold")
     if tried:
-        table.add_column("verdict", no_wrap=True)
+        grid.add_column("\nverdict", no_wrap=True)
     for row in part.rows:
         cells = [Text(cell.text) for cell in row.cells]
-        table.add_row(row.model, *cells, *([_verdict(row)] if tried else []))
-    return table
+        grid.add_row(row.model, *cells, *([_verdict(row)] if tried else []))
+    return grid
 
 
-def _verdict(row: columns.Row) -> Text:
-    style = {"confirmed": "green", "refuted": "red", columns.UNKNOWN: "yellow"}.get(row.verdict, "dim")
+def _verdict(row: table.Row) -> Text:
+    style = {"confirmed": "green", "refuted": "red", table.UNKNOWN: "yellow"}.get(row.verdict, "dim")
     return Text(row.verdict or "-", style=style)
 
 
@@ -240,7 +243,7 @@ class _Progress:
         self._records.append(record)
         self._kept.append(record)
         good = record["verdict"] in ("confirmed", "measured")
-        mark = Text("ok " if good else "?? " if record["verdict"] == columns.UNKNOWN else "!! ")
+        mark = Text("ok " if good else "?? " if record["verdict"] == table.UNKNOWN else "!! ")
         mark.stylize("green" if good else "yellow")
         said = f"{self._counts()}  {job.title}: {record['verdict']} in {record['seconds']:.0f} s"
         self._console.print(mark + Text(said + (f": {record['error']}" if record["error"] else "")))

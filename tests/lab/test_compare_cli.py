@@ -20,7 +20,11 @@ ROOT = Path(__file__).parents[2]
 
 def layerlab(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "layerlab.cli", *words], capture_output=True, text=True, cwd=ROOT, timeout=60
+        [sys.executable, "-c", "from layerlab.cli import main; main()", *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
     )
 
 

@@ -1,23 +1,21 @@
-"""The table of a comparison: which figure of which run is which cell.
+"""The columns of a comparison: their names and units, where each figure is in a record, and which experiment fills it.
 
-Responsible for the columns, their units, the experiment that fills each, and what stands beside them. Must not know how
-a run came about, nor how the table is drawn: records in (as `runner` makes them), cells out.
+Responsible for that mapping, `SECTIONS`. Must not know how a run came about, nor how a table is made of it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 Record = Mapping[str, Any]
 COIN: Final = 1_000_000_000
-UNKNOWN: Final = "unknown"
 
 
 @dataclass(frozen=True)
 class Column:
     """``key`` names it in files, its unit included; ``title`` heads it in a section; ``unit`` as people read it.
 
-    ``find`` takes the value out of a record, None if it is not there. ``better``: which way is good, for charts.
+    ``find`` takes the value out of a record, None if it is not there; ``show`` makes it text. ``words``: it is text.
     """
 
     key: str
@@ -32,13 +30,14 @@ class Column:
 @dataclass(frozen=True)
 class Section:
     """Columns that belong together, filled by one run each model. ``sources``: the experiments that may fill it, the
-    first that is for the model; none: the workload does."""
+    first that is for the model; none: the workload does. ``rests_on``: the assumptions that stand beside it."""
 
     key: str
     group: str
     title: str
     about: str
     columns: tuple[Column, ...]
+    rests_on: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     by_model: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -50,36 +49,6 @@ class Section:
     def candidates(self, model: str) -> tuple[str, ...]:
         """The experiments that may fill it for a model, in order."""
         return self.by_model.get(model, self.sources)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """``text`` is empty if there is no figure; ``run`` if there was no run. ``value`` is for files."""
-
-    value: Any = None
-    text: str = ""
-    run: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model in a section. ``missing`` says why it is empty, if it is."""
-
-    model: str
-    cells: tuple[Cell, ...]
-    run: str = ""
-    source: str = ""
-    verdict: str = ""
-    missing: str = ""
-
-
-@dataclass(frozen=True)
-class Filled:
-    """A section with its rows, and what its figures rest on, one line each."""
-
-    section: Section
-    rows: tuple[Row, ...]
-    assumptions: tuple[str, ...]
 
 
 # --- finding and showing ---
@@ -113,9 +82,10 @@ def _whole(value: Any) -> str:
     return f"{value:,}".replace(",", " ")
 
 
-def _coins(value: Any) -> str:
-    coins = value / COIN
-    return f"{coins:,.0f}".replace(",", " ") if coins == int(coins) else f"{coins:,.4f}"
+def coins(value: int) -> str:
+    """Gwei as coins."""
+    whole, rest = divmod(value, COIN)
+    return f"{whole:,}".replace(",", " ") + (f".{rest:09}".rstrip("0") if rest else "")
 
 
 def _scaled(find: Callable[[Record], Any], factor: float, places: int) -> Callable[[Record], Any]:
@@ -131,7 +101,15 @@ def _exit(record: Record) -> Any:
     return users.get("exit_seconds") if users.get("exit_seconds") is not None else users.get("exit")
 
 
-def _show_exit(value: Any) -> str:
+def _seconds(record: Record) -> Any:
+    """A trial that has an outcome without an instant says that it never came about."""
+    outcome = _trial(False, "outcome")(record)
+    if not isinstance(outcome, Mapping):
+        return None
+    return "never" if outcome.get("seconds") is None else outcome["seconds"]
+
+
+def _show_seconds(value: Any) -> str:
     return value if isinstance(value, str) else _digits(1)(value)
 
 
@@ -157,7 +135,7 @@ _USERS: Final = (
             ("fee_per_call_gwei", "fee per call", "gwei", "fee_per_call", _whole, "of all its transactions"),
         )
     ),
-    Column("time_to_exit_s", "time to exit", "s", _exit, _show_exit, "until paid and final on L1"),
+    Column("time_to_exit_s", "time to exit", "s", _exit, _show_seconds, "until paid and final on L1"),
 )
 _ECONOMICS: Final = tuple(
     Column(key, title, unit, _at("measured", "economics", name), show, about)
@@ -230,15 +208,13 @@ def _outcome(prefix: str) -> tuple[Column, ...]:
         ),
         Column(
             f"{prefix}_control_recovered_percent",
-            "unprotected",
+            "in the control",
             "%",
             _trial(True, "outcome", "recovered_percent"),
             _whole,
             "the same in the negative control",
         ),
-        Column(
-            f"{prefix}_time_s", "time", "s", _trial(False, "outcome", "seconds"), _ONE, "of the chain's clock"
-        ),
+        Column(f"{prefix}_time_s", "time", "s", _seconds, _show_seconds, "of the chain's clock"),
         Column(
             f"{prefix}_attacker_paid_coins",
             "attacker paid",
@@ -257,14 +233,57 @@ def _outcome(prefix: str) -> tuple[Column, ...]:
     )
 
 
+_PACE: Final = ("l1_slot_ms", "l2_block_ms", "side_slot_ms")
+_LOAD: Final = ("agents", "rounds")
+_WINDOWS: Final = (
+    "l1_validators",
+    "l1_slot_ms",
+    "challenge_window_l1_blocks",
+    "inclusion_delay_l1_blocks",
+    "escape_timeout_l1_blocks",
+    "exit_window_l1_blocks",
+    "operators",
+    "threshold",
+)
+
+
 def _risk(key: str, title: str, about: str, *sources: str, **by_model: tuple[str, ...]) -> Section:
-    return Section(key, "risks", title, about, _outcome(key), sources, by_model)
+    return Section(key, "risks", title, about, _outcome(key), _WINDOWS, sources, by_model)
 
 
 SECTIONS: Final = (
-    Section("users", "users", "users", "what those who use it get", _USERS),
-    Section("economics", "economics", "economics", "where the users' fees end", _ECONOMICS),
-    Section("burden", "burden", "burden", "what it takes to run it", _BURDEN),
+    Section(
+        "users",
+        "users",
+        "users",
+        "what those who use it get",
+        _USERS,
+        (*_LOAD, *_PACE, "challenge_window_l1_blocks"),
+    ),
+    Section(
+        "economics",
+        "economics",
+        "economics",
+        "where the users' fees end",
+        _ECONOMICS,
+        (*_LOAD, "app_base_fee_gwei", "l1_base_fee_gwei", "app_gas_per_byte", "l1_gas_per_byte"),
+    ),
+    Section(
+        "burden",
+        "burden",
+        "burden",
+        "what it takes to run it",
+        _BURDEN,
+        (
+            "l1_validators",
+            "side_validators",
+            "operators",
+            *_PACE,
+            "stake_per_validator_gwei",
+            "proposer_bond_gwei",
+            "challenger_bond_gwei",
+        ),
+    ),
     _risk(
         "sequencer_failure",
         "sequencer failure",
@@ -311,111 +330,7 @@ SECTIONS: Final = (
             ),
             Column("rule_change_seen", "what was seen", "", _trial(False, "told"), str, words=True),
         ),
+        _WINDOWS,
         ("rule-change",),
     ),
 )
-
-
-# --- the table ---
-
-
-def build(records: Sequence[Record], planned: Mapping[str, Sequence[str]]) -> list[Filled]:
-    """Fill every section. ``planned``: the experiments that there are, by model, in the order of rows."""
-    runs = {(record["model"], record.get("experiment") or ""): record for record in records}
-    return [_fill(section, runs, planned) for section in SECTIONS]
-
-
-def _fill(
-    section: Section, runs: Mapping[tuple[str, str], Record], planned: Mapping[str, Sequence[str]]
-) -> Filled:
-    rows, used = [], []
-    for model, there in planned.items():
-        source, missing = choose(section, model, there)
-        record = None if missing else runs.get((model, source))
-        if record is None:
-            rows.append(
-                Row(model, (Cell(),) * len(section.columns), source=source, missing=missing or "not run")
-            )
-            continue
-        used.append(record)
-        cells = tuple(_cell(column, record) for column in section.columns)
-        verdict = str(record["verdict"])
-        missing = str(record.get("error") or "no answer") if verdict == UNKNOWN else ""
-        rows.append(Row(model, cells, str(record["run"]), source, verdict, missing))
-    return Filled(section, tuple(rows), tuple(dict.fromkeys(filter(None, map(rests_on, used)))))
-
-
-def choose(section: Section, model: str, there: Sequence[str]) -> tuple[str, str]:
-    """The experiment that fills a section for a model (empty: the workload), and why none does, if so."""
-    candidates = section.candidates(model)
-    if not candidates:
-        return "", ""
-    for name in candidates:
-        if name in there:
-            return name, ""
-    return "", f"there is no {' or '.join(candidates)} for {model}"
-
-
-def _cell(column: Column, record: Record) -> Cell:
-    run = str(record["run"])
-    value = None if record["verdict"] == UNKNOWN else column.find(record)
-    return Cell(run=run) if value is None else Cell(value, column.show(value), run)
-
-
-_ASSUMED: Final[Mapping[str, Callable[[Any], str]]] = {
-    "agents": lambda n: f"{n} agents",
-    "rounds": lambda n: f"{n} calls each",
-    "l1_validators": lambda n: f"{n} L1 validators",
-    "l1_slot_ms": lambda n: f"L1 slots of {n} ms",
-    "l2_block_ms": lambda n: f"L2 blocks of {n} ms",
-    "side_validators": lambda n: f"{n} side validators",
-    "side_slot_ms": lambda n: f"side slots of {n} ms",
-    "operators": lambda n: f"{n} bridge operators",
-    "challenge_window_l1_blocks": lambda n: f"a challenge window of {n} L1 blocks",
-    "stake_per_validator_gwei": lambda n: f"a stake of {_coins(n)} coins each",
-    "proposer_bond_gwei": lambda n: f"a proposer's bond of {_coins(n)} a batch",
-    "challenger_bond_gwei": lambda n: f"a challenger's of {_coins(n)}",
-}
-
-
-def rests_on(record: Record) -> str:
-    """A run's assumptions in a line; empty if it has none."""
-    given = record.get("assumptions") or {}
-    said = [show(given[name]) for name, show in _ASSUMED.items() if name in given]
-    settings = given.get("bridge_settings") or {}
-    names = ("challenge_window", "inclusion_delay", "escape_timeout", "exit_window")
-    said += [f"{name} {settings[name]} L1 blocks" for name in names if name in settings]
-    return f"{record['model']}: {', '.join(said)}" if said else ""
-
-
-def csv_rows(filled: Sequence[Filled]) -> list[list[Any]]:
-    """Models as rows. Each column is followed by one that has the id of the run behind it; risks have a verdict."""
-    heads: list[Any] = ["model"]
-    for part in filled:
-        for column in part.section.columns:
-            heads += [column.key, f"{column.key}.run"]
-        if part.section.tried:
-            heads += [f"{part.section.key}.experiment", f"{part.section.key}.verdict"]
-    models = [row.model for row in filled[0].rows]
-    return [heads, *(_csv_row(filled, i, model) for i, model in enumerate(models))]
-
-
-def _csv_row(filled: Sequence[Filled], i: int, model: str) -> list[Any]:
-    fields: list[Any] = [model]
-    for part in filled:
-        row = part.rows[i]
-        for cell in row.cells:
-            fields += [cell.value, cell.run or None]
-        if part.section.tried:
-            fields += [row.source or None, row.verdict or None]
-    return fields
-
-
-def empty_cells(filled: Sequence[Filled]) -> list[str]:
-    """Which rows have no figures, and why; one line each."""
-    return [
-        f"{part.section.title}, {row.model}: {row.missing}"
-        for part in filled
-        for row in part.rows
-        if row.missing
-    ]

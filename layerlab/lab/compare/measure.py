@@ -17,16 +17,18 @@ from typing import Any, Final
 from bridge.committee_abi import GATEWAY
 from chainkit.client import ApiError, ChainClient
 from chainkit.codec import encode, parse_hex
+from chainkit.execution import FeeParameters
 from chainkit.keys import KeyPair, dev_keypair
 from chainkit.transaction import Call
 from layerlab.config import COIN, DevnetConfig
+from layerlab.genesis import L2_FEES
 from layerlab.lab.agents import Workload, WorkloadResult
 from layerlab.lab.compare import meter
 from layerlab.lab.compare.ledger import read_ledger
 from layerlab.lab.experiments.common import usual
 from layerlab.lab.place import running_world
 from layerlab.lab.tracker import Tracker, percentile
-from layerlab.models import MODELS, VERIFIER
+from layerlab.models import MODELS, OPERATOR_THRESHOLD, OPERATORS, VERIFIER
 from layerlab.world import World, require
 from rollup.messenger import WithdrawArgs
 
@@ -59,30 +61,42 @@ async def measure(model: str, size: Size, seed: int, say: Callable[[str], None])
     """
     async with running_world(usual(model), seed, say) as world:
         return {
-            "assumptions": assumptions(world.devnet.config, size),
+            "assumptions": {**assumptions(world.devnet.config), "agents": size.agents, "rounds": size.rounds},
             "measured": await _Run(world, size, seed, say).run(),
         }
 
 
-def assumptions(config: DevnetConfig, size: Size) -> dict[str, Any]:
-    """What the figures rest on: set by us, not found out. Amounts in gwei, times in ms or L1 blocks."""
+def assumptions(config: DevnetConfig) -> dict[str, Any]:
+    """What figures taken on such a devnet rest on: set by us, not found out. Gwei, ms, L1 blocks."""
     settings, model = config.settings, config.kind
+    l1_fees = FeeParameters()
+    app_fees = L2_FEES if model.rollup else l1_fees
     chosen: dict[str, Any] = {
         "l1_validators": config.validators,
         "l1_slot_ms": config.slot_ms,
         "stake_per_validator_gwei": config.stake,
-        **{name: value for name, value in asdict(size).items() if name != "idle_seconds"},
+        "app_base_fee_gwei": app_fees.initial_base_fee,
+        "app_gas_per_byte": app_fees.gas_per_byte,
     }
+    if model.bridged:
+        chosen |= {"l1_base_fee_gwei": l1_fees.initial_base_fee, "l1_gas_per_byte": l1_fees.gas_per_byte}
     if model.rollup:
         chosen |= {
             "l2_block_ms": config.block_ms,
             "challenge_window_l1_blocks": settings.challenge_window,
+            "inclusion_delay_l1_blocks": settings.inclusion_delay,
+            "escape_timeout_l1_blocks": settings.escape_timeout,
+            "exit_window_l1_blocks": settings.exit_window,
             "proposer_bond_gwei": settings.proposer_bond,
             "challenger_bond_gwei": settings.challenger_bond,
         }
     elif model.bridged:
-        chosen |= {"side_validators": len(model.replicas), "side_slot_ms": config.slot_ms}
-        chosen["operators"] = len([name for name in model.others if name.startswith("operator")])
+        chosen |= {
+            "side_validators": len(model.replicas),
+            "side_slot_ms": config.slot_ms,
+            "operators": len(OPERATORS),
+            "threshold": OPERATOR_THRESHOLD,
+        }
     return chosen
 
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from layerlab.lab.compare.columns import UNKNOWN, Cell, Column, Filled, Record, Row, empty_cells
+from layerlab.lab.compare.columns import Column, Record
+from layerlab.lab.compare.table import UNKNOWN, Cell, Filled, Row, empty_cells, with_overview
 from layerlab.models import MODELS
 
 BAR_LEFT: Final = 84
@@ -51,7 +52,7 @@ class Chart:
 def page(filled: Sequence[Filled], records: Sequence[Record], *, missing_runs: int = 0) -> str:
     """The whole page. ``missing_runs``: how many planned runs there is no record of."""
     return _template().render(
-        parts=filled,
+        parts=with_overview(filled),
         charts=list(_figure_charts(filled)),
         risk_charts=list(_risk_charts(filled)),
         runs=[_run(record) for record in records],
@@ -157,7 +158,7 @@ def _run(record: Record) -> dict[str, Any]:
 def _trial(trial: Mapping[str, Any]) -> dict[str, Any]:
     held = trial.get("held")
     return {
-        "name": "without the protection (control)" if trial.get("control") else "with the protection",
+        "name": "control" if trial.get("control") else "trial",
         "verdict": "no answer" if held is None else "held" if held else "did not hold",
         "told": trial.get("told") or trial.get("error") or "",
         "outcome": _flat(trial.get("outcome") or {}),

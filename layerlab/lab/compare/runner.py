@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 import psutil
 
-from layerlab.lab.compare.measure import Size, measure
+from layerlab.lab.compare.measure import Size, assumptions, measure
 from layerlab.lab.compare.plan import Job
 from layerlab.lab.experiment import FAILURES, Experiment, run_experiment
 
@@ -92,22 +92,8 @@ async def _measured(job: Job, settings: Settings, say: Callable[[str], None]) ->
     experiment = settings.experiments[job.experiment]
     report = (await run_experiment(experiment, job.model, settings.seed, say)).to_json()
     errors = [trial["error"] for trial in report["trials"] if trial["error"]]
-    config = experiment.config(job.model, False)
-    assumptions = {
-        "l1_validators": config.validators,
-        "l1_slot_ms": config.slot_ms,
-        "bridge_settings": {k: v for k, v in asdict_of(config.settings).items() if k not in ("sequencer",)},
-    }
-    return {**report, "error": "; ".join(errors), "assumptions": assumptions if config.kind.bridged else {}}
-
-
-def asdict_of(settings: Any) -> dict[str, Any]:
-    """A record's plain values by name."""
-    return {
-        name: value
-        for name in settings.__struct_fields__
-        if isinstance(value := getattr(settings, name), (int, str, type(None)))
-    }
+    assumed = assumptions(experiment.config(job.model, False))
+    return {**report, "error": "; ".join(errors), "assumptions": assumed}
 
 
 def surroundings() -> dict[str, Any]:
