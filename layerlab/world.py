@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from bridge.abi import BridgeSettings
-from chainkit.client import ApiError, ChainClient, ReceiptInfo
+from chainkit.client import ApiError, ChainClient, ReceiptInfo, suppress_unreachable
 from chainkit.codec import Record, encode
 from chainkit.execution import FeeParameters
 from chainkit.fees import call_gas, transfer_gas
@@ -171,12 +171,9 @@ class World:
         self.say(what)
         deadline = time.monotonic() + seconds
         while True:
-            try:
+            found: T | None = None
+            with suppress_unreachable():
                 found = await probe()
-            except ApiError as error:
-                if error.code != "unreachable":
-                    raise
-                found = None
             if found is not None and found is not False:
                 return found
             require(time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}")
