@@ -10,6 +10,8 @@ from layerlab.lab.experiments.burn_down import BurnDown
 from layerlab.lab.experiments.censorship import Censorship
 from layerlab.lab.experiments.disappearance import Disappearance
 from layerlab.lab.experiments.double_spend import DoubleSpend
+from layerlab.lab.experiments.malicious_upgrade import MaliciousUpgrade
+from layerlab.lab.experiments.rule_change import RuleChange
 from layerlab.lab.experiments.stake_stops import StakeStops
 from layerlab.lab.experiments.theft import Theft
 
@@ -19,6 +21,8 @@ _ALL: Final[tuple[Experiment, ...]] = (
     Censorship(),
     StakeStops(),
     DoubleSpend(),
+    MaliciousUpgrade(),
+    RuleChange(),
     BurnDown(),
 )
 EXPERIMENTS: Final = {experiment.name: experiment for experiment in _ALL}
