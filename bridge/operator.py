@@ -27,7 +27,7 @@ from bridge.committee_abi import (
     voice_key,
     withdrawal_key,
 )
-from chainkit.codec import Address, Amount, CodecError, Record, decode, encode, from_json
+from chainkit.codec import Address, Amount, CodecError, Record, decode, encode, from_json, parse_hex
 from chainkit.hashing import tagged_hash
 from chainkit.keys import is_valid_address
 from chainkit.merkle import Tree
@@ -106,6 +106,8 @@ class OperatorFaults:
                 raise CodecError("silent takes no parameters")
             self.silent = True
         elif name == "collude":
+            if isinstance(rest.get("to"), str):
+                parse_hex(rest["to"], "to", 32)  # it names what is wrong
             self.collusion = _check_collusion(from_json(Collusion, rest))
         else:
             raise LookupError(name)
