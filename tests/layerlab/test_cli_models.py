@@ -39,11 +39,20 @@ USELESS = [
 ]
 
 
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[FakeStack]:
-    fake = FakeStack(tmp_path / "devnet")
+@pytest.fixture(scope="module")
+def one_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeStack]:
+    fake = FakeStack(tmp_path_factory.mktemp("models") / "devnet")
     yield fake
     fake.close()
+
+
+@pytest.fixture
+def stack(one_stack: FakeStack) -> FakeStack:
+    """Services that were asked nothing yet."""
+    for service in (one_stack.l1, one_stack.l2, one_stack.bridge):
+        service.asked.clear()
+    one_stack.l1.taken.clear()
+    return one_stack
 
 
 def on(stack: FakeStack, model: Any, *words: str) -> Any:
