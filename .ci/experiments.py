@@ -53,11 +53,25 @@ def head() -> str:
 
 
 def run(words: Sequence[str]) -> int:
-    """Run a command with our own output. Whatever ends us ends it first, in its own way."""
+    """Run a command with our own output; its exit code. Whatever ends us ends it first, in its own way."""
+    children: list[subprocess.Popen[bytes]] = []
+    told: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        told.append(number)
+        for child in children:
+            child.terminate()
+
+    signal.signal(
+        signal.SIGINT, lambda number, _: told.append(number)
+    )  # a terminal sends it to the child, too
+    signal.signal(signal.SIGTERM, end)
     with subprocess.Popen(words) as child:
-        signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to the child, too
-        signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-        return child.wait()
+        children.append(child)
+        if signal.SIGTERM in told:
+            child.terminate()
+        code = child.wait()
+    return code or (128 + told[0] if told else 0)
 
 
 def main(layerlab: Path = LAYERLAB) -> int:

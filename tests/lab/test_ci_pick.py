@@ -91,11 +91,11 @@ import json, signal, sys, time
 if sys.argv[1:3] == ["lab", "list"]:
     print(json.dumps({listed}))
     sys.exit()
-print("runs", *sys.argv[3:], flush=True)
 def end(*_):
     print("clears away", flush=True)
     sys.exit(130)
 signal.signal(signal.SIGTERM, end)
+print("runs", *sys.argv[3:], flush=True)
 time.sleep({seconds})
 sys.exit({codes}.get(sys.argv[3], 0))
 """
