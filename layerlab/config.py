@@ -38,6 +38,9 @@ OTHER_PORTS: Final = {
 """Ports relative to `FIRST_PORT`: 9545, 9546, 10545; a side chain's validators at 9745, operators at 10645."""
 MOST_VALIDATORS: Final = min(MAX_VALIDATORS, DEV_VALIDATORS)
 MAX_EXTRA_ACCOUNTS: Final = 1000
+MOST_HANDED_OUT: Final = 6000
+_handed_out: Final[set[int]] = set()
+"""Free ports that this process has given out; some of these may be another's again after `MOST_HANDED_OUT`."""
 
 
 class DevnetError(Exception):
@@ -197,14 +200,19 @@ class DevnetConfig:
     def with_free_ports(self) -> Self:
         """The same with ports that nobody uses at this moment.
 
+        No two calls in one process give the same: a service that is down for a while keeps its port.
         They lie below those that the system hands out to outgoing connections: a service that is killed and
         started again must not find its port taken by one of these.
         """
-        candidates = random.sample(range(20_000, _first_ephemeral_port()), k=400)
+        sample = random.sample(range(20_000, _first_ephemeral_port()), k=400)
+        candidates = [port for port in sample if port not in _handed_out]
         ports: dict[str, int] = {}
         with ExitStack() as stack:
             for name in self.services:
                 ports[name] = _first_free(candidates, stack)
+        if len(_handed_out) > MOST_HANDED_OUT:
+            _handed_out.clear()
+        _handed_out.update(ports.values())
         return replace(self, ports=ports)
 
     def _ports_from(self, base: int) -> dict[str, int]:

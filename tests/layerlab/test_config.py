@@ -131,6 +131,13 @@ def test_free_ports_are_free_distinct_and_not_handed_out_to_outgoing_connections
     assert first.ports != second.ports
 
 
+def test_devnets_of_one_process_never_have_a_port_in_common() -> None:
+    """A service that is down for a while finds its port free, although another devnet was made meanwhile."""
+    configs = [demo_config().with_free_ports() for _ in range(40)]
+    ports = [port for config in configs for port in config.ports.values()]
+    assert len(ports) == len(set(ports))
+
+
 def test_free_ports_are_never_those_in_use() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
