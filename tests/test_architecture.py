@@ -17,7 +17,7 @@ PURE = {
     "rollup": "stf block batch trace messenger derived derivation player faults fault_switch duties receipt",
     "bridge": "abi contract books batches dispute arbitration withdrawals upgrade settings ledger committee "
     "committee_abi operator",
-    "layerlab": "judge",
+    "layerlab": "judge lab.forgery",
     "apps": "token inference_market market_records",
 }
 IO = (
