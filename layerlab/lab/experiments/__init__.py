@@ -8,6 +8,7 @@ from typing import Final
 from layerlab.lab.experiment import Experiment
 from layerlab.lab.experiments.burn_down import BurnDown
 from layerlab.lab.experiments.censorship import Censorship
+from layerlab.lab.experiments.collusion import Collusion
 from layerlab.lab.experiments.disappearance import Disappearance
 from layerlab.lab.experiments.double_spend import DoubleSpend
 from layerlab.lab.experiments.malicious_upgrade import MaliciousUpgrade
@@ -21,6 +22,7 @@ _ALL: Final[tuple[Experiment, ...]] = (
     Censorship(),
     StakeStops(),
     DoubleSpend(),
+    Collusion(),
     MaliciousUpgrade(),
     RuleChange(),
     BurnDown(),
