@@ -76,6 +76,10 @@ class World:
         for client in (*self.l1s.values(), *self._others.values()):
             await client.aclose()
 
+    def validator(self, name: str) -> ChainClient:
+        """A validator's chain API, L1's or a side chain's."""
+        return {**self.l1s, **self._others}[name]
+
     @property
     def l2(self) -> ChainClient:
         """The rollup's sequencer."""

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import structs
 
-from chainkit.genesis import Genesis, genesis_to_json
+from bridge.committee import side_contract_spec
+from bridge.committee_abi import GATEWAY, CommitteeParams
+from chainkit.codec import decode
+from chainkit.genesis import Genesis, GenesisContract, genesis_to_json
 from chainkit.transaction import Transfer
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
-from layerlab.lab.experiments.common import usual
+from layerlab.lab.experiments.common import FEES, committee_pays, usual
 from layerlab.lab.experiments.upgrading import announce, put_in_force, with_admin, withdraw_all
 from layerlab.layout import write_json
 from layerlab.world import World, require
@@ -31,22 +34,25 @@ class RuleChange:
     hypothesis: Mapping[str, str] = {
         "sovereign": f"a rule is what {AGREED} of {VALIDATORS} validators run: in force when they have restarted, and "
         "there is no way out of an own chain",
+        "sidechain": f"the same, and the bridge is no way out: its operators know the old chain, which {AGREED} of "
+        f"{VALIDATORS} validators have left",
         "optimistic": "the administrator alone can do it, exit_window blocks after saying so; a user leaves first",
     }
     control: Mapping[str, str] = {
         "sovereign": "one validator in four runs the new rule",
+        "sidechain": "one validator in four runs the new rule",
         "optimistic": "no administrator",
     }
 
     def config(self, model: str, control: bool) -> DevnetConfig:
-        if model == "sovereign":
-            return usual(model, validators=VALIDATORS)
-        return usual(model, validators=1) if control else with_admin(model)
+        if model == "optimistic":
+            return usual(model, validators=1) if control else with_admin(model)
+        return usual(model, validators=VALIDATORS if model == "sovereign" else 1)
 
     async def run(self, world: World, control: bool) -> Seen:
-        if world.devnet.config.model == "sovereign":
-            return await _by_validators(world, control)
-        return await _by_administrator(world)
+        if world.devnet.config.kind.rollup:
+            return await _by_administrator(world)
+        return await _by_validators(world, control)
 
 
 async def _by_administrator(world: World) -> Seen:
@@ -77,62 +83,80 @@ async def _by_administrator(world: World) -> Seen:
 
 async def _by_validators(world: World, control: bool) -> Seen:
     before = await _cost(world)
-    contracts = [contract["name"] for contract in await world.l1.contracts()]
-    names = world.devnet.config.validator_names
-    agreed = names[-1:] if control else names[:AGREED]
-    old = await world.height(world.l1s[names[-1]])
+    names = world.devnet.config.app_validators
+    agreed, last = names[-1:] if control else names[:AGREED], names[-1]
+    old = await world.height(world.validator(last))
     begin = world.now()
     await _restart_with(world, agreed, await _next_chain(world))
     changed = World(world.devnet, world.devnet.genesis(), world.seed, world.say) if not control else world
     try:
-        goal = await world.height(world.l1) + BLOCKS if control else 1
+        goal = await world.height(world.app) + BLOCKS if control else 1
 
         async def goes_on() -> bool:
-            return await changed.height(changed.l1) >= goal
+            return await changed.height(changed.app) >= goal
 
         await world.until("the chain goes on", goes_on)
         after = await _cost(changed)
         seconds = round(world.now() - begin, 1)
-        kept = await changed.balance(changed.l1, USER, "finalized")
+        kept = await changed.balance(changed.app, USER, "finalized")
+        left = await _leave(changed, kept)
     finally:
         if changed is not world:
             await changed.close()
-    last = names[-1]
-    further = await world.height(world.l1s[last]) - (0 if control else old)
-    in_force, exits = after > before, sum(name in ("bridge", "gateway") for name in contracts)
+    further = await world.height(world.validator(last)) - (0 if control else old)
+    in_force = after > before
     measured = {
         "gas_before": before,
         "gas_after": after,
         "validators_changed": f"{len(agreed)}/{VALIDATORS}",
-        "ways_out": exits,
         "balance_kept": kept,
+        "left_with": left,
         "blocks_of_the_other_chain": further,
         "who": f"{AGREED} of {VALIDATORS} validators",
     }
     told = f"a transfer cost {before} gas and costs {after}; {last} on the other side made {further} blocks since"
-    outcome = Outcome(0 if in_force else 100, seconds if in_force else None, "nobody can be")
-    return Seen(in_force and not exits, told, outcome, measured)
+    told += f"; {USER} is out with {left} gwei"
+    percent = 0 if in_force and not left else 100
+    outcome = Outcome(percent, seconds if in_force else None, "nobody can be")
+    return Seen(in_force and not left, told, outcome, measured)
+
+
+async def _leave(world: World, owed: int) -> int:
+    """What the user who does not like the rule takes to L1, if there is one beneath (gwei)."""
+    hosted = {contract["name"] for contract in await world.app.contracts()}
+    return await committee_pays(world, USER, owed - FEES) if GATEWAY in hosted else 0
 
 
 async def _cost(world: World) -> int:
     """What a transfer costs on the chain, in gas."""
-    info = await world.send(world.l1, "alice", Transfer(world.key("bob").address, COIN))
+    info = await world.send(world.app, "alice", Transfer(world.key("bob").address, COIN))
     require(bool(info.success), f"the transfer failed: {info.message}")
     return int(info.answer["receipt"]["gas_used"])
 
 
 async def _next_chain(world: World) -> Genesis:
     """The chain as it stands, begun again with the new rule: plain balances, without what applications hold."""
-    old = world.genesis
-    balances = [(await world.l1.account(account.address, "finalized")).balance for account in old.accounts]
+    old = world.devnet.l2_genesis() or world.genesis
+    balances = [(await world.app.account(account.address, "finalized")).balance for account in old.accounts]
     accounts = [structs.replace(a, balance=b) for a, b in zip(old.accounts, balances, strict=True)]
-    return structs.replace(
+    changed = structs.replace(
         old,
         chain_id=old.chain_id + NEW_CHAIN,
         time=int(world.now() * 1000),
         accounts=accounts,
         fees=structs.replace(old.fees, gas_per_byte=FACTOR * old.fees.gas_per_byte),
     )
+    contracts = [_begun_again(contract, changed) for contract in changed.contracts]
+    return structs.replace(changed, contracts=contracts)
+
+
+def _begun_again(contract: GenesisContract, genesis: Genesis) -> GenesisContract:
+    """The gateway must know its chain, and how many coins are outside of its reserve there."""
+    if contract.name != GATEWAY:
+        return contract
+    params = decode(CommitteeParams, contract.params)
+    outside = genesis.total_supply - params.reserve
+    return side_contract_spec(structs.replace(params, side_chain_id=genesis.chain_id, backing=outside))
 
 
 async def _restart_with(world: World, names: Sequence[str], genesis: Genesis) -> None:
@@ -142,7 +166,9 @@ async def _restart_with(world: World, names: Sequence[str], genesis: Genesis) ->
     for name in names:
         await asyncio.to_thread(devnet.kill, name)
         await asyncio.to_thread(devnet.delete_data, name)
-    write_json(devnet.layout.genesis_file, genesis_to_json(genesis))
+    layout = devnet.layout
+    file = layout.l2_genesis_file if devnet.config.kind.bridged else layout.genesis_file
+    write_json(file, genesis_to_json(genesis))
     for name in names:
         await asyncio.to_thread(devnet.supervisor.start, name)
     devnet.save()
