@@ -17,10 +17,13 @@ from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import until_final, usual
 from layerlab.lab.forgery import find_evidence, forge
+from layerlab.models import MODELS
 from layerlab.world import STEP_SECONDS, World, require
 from rollup.receipt import SequencerReceipt
 
 AMOUNT = 50 * COIN
+OWN_CHAINS = ("sovereign", "sidechain")
+"""Models with validators of their own; a side chain has four."""
 VALIDATORS = 4
 TURNED = 3
 PAGE = 64
@@ -35,21 +38,24 @@ class DoubleSpend:
         "Those who order transactions show two payees two histories. Do both take the same coins for theirs?"
     )
     hypothesis: Mapping[str, str] = {
-        "sovereign": f"{TURNED} of {VALIDATORS} stakes make a second history final and pay two with the same coins; "
-        "evidence slashes every stake that turned",
+        **dict.fromkeys(
+            OWN_CHAINS,
+            f"{TURNED} of {VALIDATORS} stakes make a second history final and pay two with the same coins; "
+            "evidence slashes every stake that turned",
+        ),
         "optimistic": "the sequencer can break its receipts, but L1 holds one history: "
         "whoever waits for it is not cheated",
     }
     control: Mapping[str, str] = {
-        "sovereign": "a single stake turns, less than a quorum",
+        **dict.fromkeys(OWN_CHAINS, "a single stake turns, less than a quorum"),
         "optimistic": "the payee trusts the sequencer's receipt and does not wait for L1",
     }
 
     def config(self, model: str, control: bool) -> DevnetConfig:
-        return usual(model, validators=VALIDATORS if model == "sovereign" else 1)
+        return usual(model, validators=1 if MODELS[model].bridged else VALIDATORS)
 
     async def run(self, world: World, control: bool) -> Seen:
-        if world.devnet.config.model == "sovereign":
+        if world.devnet.config.model in OWN_CHAINS:
             return await _stake_turns(world, control)
         return await _sequencer_turns(world, control)
 
@@ -65,11 +71,14 @@ class Observer:
 
     async def follow(self, client: ChainClient) -> list[CertifiedBlock]:
         """Take in and return what this node has to show above what is final here."""
-        asked = {"from": self.core.tip.header.height + 1, "limit": PAGE}
-        data = await client.get_bytes("/certified-blocks", asked)
-        blocks: list[CertifiedBlock] = decode(list[CertifiedBlock], data, limit=4 * MAX_BLOCK_BYTES)
-        self.core.add(blocks)
-        return blocks
+        taken: list[CertifiedBlock] = []
+        while True:
+            asked = {"from": self.core.tip.header.height + 1, "limit": PAGE}
+            data = await client.get_bytes("/certified-blocks", asked)
+            blocks = decode(list[CertifiedBlock], data, limit=4 * MAX_BLOCK_BYTES)
+            taken += blocks
+            if not self.core.add(blocks) or len(blocks) < PAGE:
+                return taken
 
     def balance(self, name: str) -> int:
         """What is final, as far as this one knows (gwei)."""
@@ -77,23 +86,23 @@ class Observer:
 
 
 async def _stake_turns(world: World, control: bool) -> Seen:
-    names = Random(world.seed).sample(world.devnet.config.validator_names, 1 if control else TURNED)
-    chain, turned = Chain(world.genesis), [world.key(name) for name in names]
+    names = Random(world.seed).sample(world.devnet.config.app_validators, 1 if control else TURNED)
+    chain, turned = Chain(world.devnet.l2_genesis() or world.genesis), [world.key(name) for name in names]
     merchant, exchange = Observer(chain), Observer(chain)
 
     async def begun() -> bool:
-        return await world.height(world.l1) >= 2
+        return await world.height(world.app) >= 2
 
     await world.until("the chain has final blocks", begun)
-    await exchange.follow(world.l1)
+    await exchange.follow(world.app)
     fork = exchange.core.tip
     before = {name: exchange.balance(name) for name in (MERCHANT, EXCHANGE)}
     begin = world.now()
-    first = await _payment(world, world.l1, MERCHANT)
-    second = await _payment(world, world.l1, EXCHANGE, first.body.nonce)
-    await world.l1.submit(first)
-    await world.l1.wait_for_receipt(first.id, "finalized", STEP_SECONDS)
-    history = await merchant.follow(world.l1)
+    first = await _payment(world, world.app, MERCHANT)
+    second = await _payment(world, world.app, EXCHANGE, first.body.nonce)
+    await world.app.submit(first)
+    await world.app.wait_for_receipt(first.id, "finalized", STEP_SECONDS)
+    history = await merchant.follow(world.app)
 
     world.say(
         f"{len(turned)} of {VALIDATORS} validators sign another history from block {fork.header.height} on"
@@ -111,7 +120,7 @@ async def _stake_turns(world: World, control: bool) -> Seen:
     }
     evidence = await _evidence(world, merchant, history, forged, len(turned))
     slashed = await _report(world, evidence)
-    real = await world.balance(world.l1, EXCHANGE, "finalized") - before[EXCHANGE]
+    real = await world.balance(world.app, EXCHANGE, "finalized") - before[EXCHANGE]
     twice = got == {MERCHANT: AMOUNT, EXCHANGE: AMOUNT} and not real
     stake = len(turned) * world.devnet.config.stake
     measured = {"spent": AMOUNT, "paid": sum(got.values()), "stake_turned": stake, "stake_slashed": slashed}
@@ -140,8 +149,10 @@ async def _evidence(
     ours = [block.certificate for block in forged]
 
     async def enough() -> list[Evidence] | None:
-        history.extend(await merchant.follow(world.l1))
-        found = find_evidence(world.genesis.chain_id, ours, [block.certificate for block in history])
+        history.extend(await merchant.follow(world.app))
+        found = find_evidence(
+            merchant.core.chain.rules.chain_id, ours, [block.certificate for block in history]
+        )
         return list(found.values()) if len(found) == culprits else None
 
     return await world.until("both histories are held against each other", enough)
@@ -151,13 +162,13 @@ async def _report(world: World, cases: Sequence[Evidence]) -> int:
     """What the evidence takes from those who signed (gwei)."""
     world.say(f"{REPORTER} reports {len(cases)} offences to the chain")
     key, slashed = world.key(REPORTER), 0
-    nonce = (await world.l1.account(key.address)).pending_nonce
+    nonce = (await world.app.account(key.address)).pending_nonce
     calls = [Call("staking", "report", encode(ReportArgs(case)), 0) for case in cases]
-    sent = [await world.sign(world.l1, key, call, nonce=nonce + i) for i, call in enumerate(calls)]
-    for answer in await world.l1.submit_many(sent):
+    sent = [await world.sign(world.app, key, call, nonce=nonce + i) for i, call in enumerate(calls)]
+    for answer in await world.app.submit_many(sent):
         require(answer.accepted, f"a report is refused: {answer.message}")
     for tx in sent:
-        info = await world.l1.wait_for_receipt(tx.id, "finalized", STEP_SECONDS)
+        info = await world.app.wait_for_receipt(tx.id, "finalized", STEP_SECONDS)
         require(bool(info.success), f"a report failed: {info.message}")
         events = info.answer["receipt"]["events"]
         slashed += sum(event["data"]["amount"] for event in events if event["name"] == "ValidatorSlashed")
