@@ -109,6 +109,17 @@ def test_a_user_freezes_the_bridge_and_takes_the_balance_out(l1: FakeL1) -> None
             leave(l1, who)
 
 
+def test_the_wait_is_told_in_about_ten_lines_not_a_line_a_block(l1: FakeL1) -> None:
+    live(l1.stack)
+    told: list[str] = []
+    asyncio.run(
+        asyncio.wait_for(escape(["http://a"], l1.stack.chain.genesis, KEYS["alice"], told.append), timeout=60)
+    )
+    waiting = [int(line.split()[-3]) for line in told if line.endswith("blocks left")]
+    assert 5 <= len(waiting) <= 2 * module.TELLING_SHARE < SETTINGS.escape_timeout
+    assert waiting == sorted(waiting, reverse=True)
+
+
 def test_what_the_operators_left_pending_is_settled_first(l1: FakeL1) -> None:
     stack = l1.stack
     live(stack)
