@@ -59,7 +59,7 @@ def draw_plan(seed: int, story: str | None = None) -> Plan:
     heal = rng.choice((25.0, 40.0, 60.0))
     if story == "escape":
         heal = 20.0
-    settings = make_settings()
+    settings = make_settings(challenge_window=20, dispute_clock=24, escape_timeout=72, exit_window=80)
     if story in ("escape", "calm", "crowd"):
         settings = make_settings(dispute_clock=16, escape_timeout=48, challenge_window=12)
     setup = Setup(
@@ -71,7 +71,7 @@ def draw_plan(seed: int, story: str | None = None) -> Plan:
         shared=seed % 10 != 7,
     )
     faults = sorted(_draw_faults(rng, story, setup, heal), key=lambda fault: fault.at)
-    length = {"escape": 110.0, "fraud": 70.0, "crowd": 60.0}.get(story, 30.0)
+    length = {"escape": 110.0, "fraud": 75.0, "crowd": 60.0}.get(story, 30.0)
     return Plan(seed, story, setup, tuple(faults), heal, heal + length)
 
 

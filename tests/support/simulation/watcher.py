@@ -4,18 +4,22 @@ Responsible for noticing a broken promise as soon as some node has committed it 
 it only reads. What is right is decided by the reference models, not here.
 """
 
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from bridge.abi import BridgeParams
 from chainkit.block import Block, CertifiedBlock
-from chainkit.chain import ExecutedBlock
+from chainkit.chain import Chain, ExecutedBlock
 from chainkit.codec import decode, encode
+from chainkit.keys import is_dev_address
+from chainkit.transaction import Call
 from simulation.process import Process
 from simulation.reference_l1 import ReferenceL1
-from simulation.world import World, key_of
+from simulation.world import VALIDATORS, World, key_of
 
 
 class PromiseBroken(AssertionError):  # noqa: N818
@@ -33,16 +37,23 @@ class Watcher:
         self.blocks: list[CertifiedBlock] = []
         """The one final chain; height h is at h - 1."""
         self.tip: ExecutedBlock = world.chain.genesis_block
+        bridge = world.chain.rules.contracts["bridge"]
+        assert isinstance(bridge.params, BridgeParams)
+        l2 = Chain(bridge.params.l2_genesis).genesis_tree
         self.reference = ReferenceL1(
-            encode(world.chain.genesis), dict(world.chain.genesis_tree.items()), self.seen
+            encode(world.chain.genesis), dict(world.chain.genesis_tree.items()), dict(l2.items()), self.seen
         )
+        self.reference.bridge.honest = key_of("verifier").address
         self._final: dict[str, int] = {}
         self._said: dict[bytes, dict[int, tuple[int, bytes]]] = {}
-        self._honest = {key_of(f"validator-{i}").address for i in range(4) if i != world.setup.byzantine}
+        self._honest = {
+            key_of(f"validator-{i}").address for i in range(VALIDATORS) if i != world.setup.byzantine
+        }
         world.network.taps.append(self._tap)
         for process in world.processes.values():
             process.disk.on_commit = self._later(process)
         self._asked: set[str] = set()
+        self._reached: dict[str, int] = {}
 
     def _later(self, process: Process) -> Callable[[], None]:
         """Look at a process once the callback that is writing has ended."""
@@ -69,7 +80,9 @@ class Watcher:
             else:
                 self._look_at_follower(process)
         except AssertionError as error:
-            self.fail("", f"at {process.name}: {error}")
+            self.fail("promise", f"at {process.name}: {error}")
+        except Exception:  # noqa: BLE001 - a judge that breaks must not pass for one that is content
+            self.fail("judge", traceback.format_exc(limit=-3))
 
     # --- L1 ---
 
@@ -101,8 +114,38 @@ class Watcher:
         self.blocks.append(CertifiedBlock(decoded, msgspec.msgpack.decode(certificate)))
         self.tip = executed
         self.world.trace("final", height, block_hash.hex())
+        self._note_blindness()
+        self._tell(executed)
         other = {key: value for key, value in executed.changes.items() if key[:1] != b"a"}
         self.reference.apply(block, certificate, [encode(r) for r in executed.receipts], other)
+
+    def _note_blindness(self) -> None:
+        """How many L1 blocks the longest notarized chain is ahead of what each rollup node has seen as final."""
+        world = self.world
+        nodes = [node for node in map(world.node, range(VALIDATORS)) if node is not None]
+        head = max((node.engine.head.header.height for node in nodes), default=self.height)
+        blind = {}
+        for name in ("sequencer", "verifier"):
+            process = world.processes.get(name)
+            if process is not None:
+                if process.core is not None:
+                    self._reached[name] = process.core.node.l1_height
+                blind[key_of(name).address] = head - self._reached.get(name, 0)
+        self.reference.bridge.blind.append(blind)
+
+    def _tell(self, executed: ExecutedBlock) -> None:
+        """The story of the bridge, for the trace of a failure."""
+        for tx, receipt in zip(executed.transactions, executed.receipts, strict=True):
+            action = tx.body.action
+            if isinstance(action, Call) and action.method not in ("deposit", "force", "claim"):
+                who = is_dev_address(tx.body.sender) or tx.body.sender.hex()[:8]
+                args = [
+                    a.hex()[:8] if isinstance(a, bytes) else a for a in msgspec.msgpack.decode(action.args)
+                ]
+                outcome = receipt.code or "ok"
+                self.world.tell(
+                    f"L1 {executed.header.height}", f"{who} {action.method} {args!s:.80}: {outcome}"
+                )
 
     @property
     def height(self) -> int:
