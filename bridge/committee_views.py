@@ -145,7 +145,7 @@ def withdrawal_json(state: CommitteeState, passage: Passage) -> Json:
         claim = {"recipient": to_json(payment.to), "amount": payment.amount, **on_l1(payment.at)}
     return {
         "id": to_json(passage.at.tx_id),
-        "ordinal": 0,
+        "ordinal": passage.index - lane.by_tx[passage.at.tx_id],
         "index": passage.index,
         **progress,
         "amount": passage.amount,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ class Net:
             assert time.monotonic() < end, self.get("/bridge")
             time.sleep(0.05)
 
+    def has_attested(self, operator: str, deposits: int, withdrawals: int) -> bool:
+        found = self.get("/status", operator)["attested"]
+        return bool(found == {"deposits": deposits, "withdrawals": withdrawals})
+
     def refused(self, service: str) -> list[str]:
         """Codes of this operator's attestations that a contract refused."""
         events = self.get("/events?limit=1000", service)["events"]
@@ -100,9 +105,7 @@ def test_operators_killed_in_the_middle_leave_nothing_out_and_say_nothing_twice(
     net.until(lambda: all(net.get(f"/withdrawals/{each}")["status"] == "claimed" for each in withdrawals))
     assert net.balance("validator-0", "carol") == had + 2_001
     for operator in ("operator-0", "operator-1"):
-        net.until(
-            lambda name=operator: net.get("/status", name)["attested"] == {"deposits": 2, "withdrawals": 2}
-        )
+        net.until(partial(net.has_attested, operator, 2, 2))
         assert net.refused(operator) == []
     bridge = net.get("/bridge")
     assert bridge["invariant"]["holds"]

@@ -1,10 +1,12 @@
 """Operators as services over two chains: there and back, silence, collusion, nodes that are down, restarts."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from committee_services import BRIDGE, L1_URLS, SIDE_URLS, THREE, World, fund, run_story
 from committee_world import COIN, FUNDS, OPERATORS, address, key, l1_genesis, make_params, side_genesis
+from fastapi import FastAPI
 from msgspec.structs import replace
 
 from bridge.abi import DepositArgs
@@ -166,6 +168,27 @@ def test_what_a_former_life_sent_is_waited_for_and_if_it_is_lost_said_again(tmp_
         assert world.side.codes("credit") == [("operator-0", "")]
 
     run_story(tmp_path, story, ("operator-0",), make_params(1, ("operator-0",)))
+
+
+@pytest.mark.parametrize("nonce", [2**53 - 1, 1_000, -1, "7", None, True, 1.5, {}])
+def test_a_node_that_lies_about_the_former_life_costs_some_blocks_at_most(tmp_path: Path, nonce: Any) -> None:
+    async def story(world: World) -> None:
+        liar = FastAPI()
+
+        @liar.get("/accounts/{address}")
+        async def account(address: str) -> Any:
+            shown = {"address": address, "name": None, "balance": 0, "nonce": 0, "pending_nonce": nonce}
+            return {**shown, "exists": True, "height": 1}
+
+        world.liars[SIDE_URLS[1]] = liar
+        world.l1.send("alice", "deposit", DepositArgs(address("bob")), COIN)
+        await world.start("operator-0")
+        honest_looking = type(nonce) is int and nonce > 0
+        blocks = await world.steps_until(lambda: world.side.balance("bob") == COIN)
+        assert (blocks > LOST_AFTER) is honest_looking
+        assert world.side.codes("credit") == [("operator-0", "")]
+
+    run_story(tmp_path, story, (), make_params(1, ("operator-0",)))
 
 
 def test_an_operator_without_its_data_begins_anew(tmp_path: Path) -> None:

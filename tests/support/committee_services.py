@@ -142,6 +142,8 @@ class World:
         self.l1 = Node(path / "l1-node", self.chains[0], "bridge")
         self.side = Node(path / "side-node", self.chains[1], "gateway")
         self.down: set[str] = set()
+        self.liars: dict[str, FastAPI] = {}
+        """Apps that answer at a URL in the node's place."""
         self.services: dict[str, Running] = {}
         self.backends: list[CommitteeBackend] = []
 
@@ -255,6 +257,8 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(0)
+        if self.url in self.world.liars:
+            return await httpx.ASGITransport(self.world.liars[self.url]).handle_async_request(request)
         if self.url in self.world.down:
             raise httpx.ConnectError("nobody is there")
         node = self.world.l1 if self.url in L1_URLS else self.world.side
