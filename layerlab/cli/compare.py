@@ -62,8 +62,15 @@ async def compare(
         Path, typer.Option("--out", envvar="LAYERLAB_OUT", help="Where results are kept.", show_default=True)
     ] = Path("results"),
     jobs: Annotated[
-        int, typer.Option("--jobs", min=1, max=MOST_JOBS, help="Experiments at a time; workloads run alone.")
-    ] = 2,
+        int,
+        typer.Option(
+            "--jobs",
+            envvar="LAYERLAB_JOBS",
+            min=1,
+            max=MOST_JOBS,
+            help="Experiments at a time; workloads run alone.",
+        ),
+    ] = 3,
 ) -> None:
     """Run one workload and every experiment on each model, and show what each costs and withstands.
 

@@ -44,6 +44,8 @@ SOFT_SECONDS: Final = 60.0
 PATIENCE_SECONDS: Final = 30.0
 """A chain may admit what an account spends only when what it was given is final."""
 AT_ONCE: Final = 16
+BURST: Final = 10
+"""Transfers of each agent in `Workload.burst`."""
 
 Say = Callable[[str], None]
 
@@ -150,6 +152,24 @@ class Workload:
             all_transactions=self._prepared + self.sent,
             all_fees=self._money_at_first - money_after,
         )
+
+    async def burst(self) -> float:
+        """Every agent pays its neighbour `BURST` times, all sent at once; transfers per second of the chain's time.
+
+        From the first sent until the last is in a block. `prepare` comes first. Raises `ApiError`,
+        `NotIncludedError`.
+        """
+        self.say(f"{BURST * len(self.agents)} transfers at once")
+        transfers = [
+            self._sign(agent, Transfer(self.agents[i - 1].key.address, 1_000))
+            for _ in range(BURST)
+            for i, agent in enumerate(self.agents)
+        ]
+        begin = self.tracker.now()
+        await self._play(transfers)
+        seconds = self.tracker.now() - begin
+        done = sum(tx.id in self.tracker.soft for tx in transfers)
+        return round(done / seconds, 1) if seconds > 0 else 0.0
 
     # --- acts ---
 

@@ -107,5 +107,6 @@ def test_a_bar_is_as_long_as_its_figure() -> None:
     records = all_records()
     records[0]["measured"]["users"]["transactions_per_second"] = 100.0
     records[1]["measured"]["users"]["transactions_per_second"] = 200.0
-    chart = next(c for c in report._figure_charts(table.build(records, PLANNED)) if c.title == "transactions")
+    charts = report._figure_charts(table.build(records, PLANNED))["users"]
+    chart = next(c for c in charts if c.title == "of calls")
     assert [bar.width for bar in chart.bars] == [report.BAR_WIDTH / 2, report.BAR_WIDTH]

@@ -35,7 +35,7 @@ def cell(filled: list[table.Filled], key: str, model: str, column: str) -> table
 
 def test_a_figure_comes_with_the_run_that_it_comes_from() -> None:
     filled = table.build(all_records(), PLANNED)
-    rate = cell(filled, "users", "optimistic", "transactions_per_s")
+    rate = cell(filled, "users", "optimistic", "calls_transactions_per_s")
     assert (rate.value, rate.text, rate.run) == (250.5, "250.5", "aa000001")
     percent = cell(filled, "data_availability", "optimistic", "data_availability_recovered_percent")
     assert percent.value == 100

@@ -120,7 +120,15 @@ _USERS: Final = (
     *(
         Column(key, title, unit, _at("measured", "users", name), show, about)
         for key, title, unit, name, show, about in (
-            ("transactions_per_s", "transactions", "1/s", "transactions_per_second", _ONE, "this workload's"),
+            ("transfers_per_s", "transfers", "1/s", "transfers_per_second", _ONE, "1,000 sent at once"),
+            (
+                "calls_transactions_per_s",
+                "of calls",
+                "1/s",
+                "transactions_per_second",
+                _ONE,
+                "each waits its turn",
+            ),
             (
                 "soft_latency_p50_s",
                 "soft p50",
@@ -328,6 +336,7 @@ SECTIONS: Final = (
                 _trial(False, "outcome", "recovered_percent"),
                 _whole,
             ),
+            Column("rule_change_who", "who decides", "", _trial(False, "measured", "who"), str, words=True),
             Column("rule_change_seen", "what was seen", "", _trial(False, "told"), str, words=True),
         ),
         _WINDOWS,

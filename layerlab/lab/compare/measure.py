@@ -134,8 +134,10 @@ class _Run:
             finally:
                 leaving.cancel()
             final = tracker.latencies("final")
+            transfers = await workload.burst()  # last, so that it is in no other figure
         return {
             "users": {
+                "transfers_per_second": transfers,
                 **played.to_json(),
                 "final_p50": _rounded(percentile(final, 50)),
                 "final_p95": _rounded(percentile(final, 95)),

@@ -5,6 +5,7 @@ anything was measured. Whatever comes from a run is escaped by the template.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,8 +54,7 @@ def page(filled: Sequence[Filled], records: Sequence[Record], *, missing_runs: i
     """The whole page. ``missing_runs``: how many planned runs there is no record of."""
     return _template().render(
         parts=with_overview(filled),
-        charts=list(_figure_charts(filled)),
-        risk_charts=list(_risk_charts(filled)),
+        charts=defaultdict(list, {**_figure_charts(filled), "risks": _risk_charts(filled)}),
         runs=[_run(record) for record in records],
         about={model: MODELS[model].about for model in _models(filled) if model in MODELS},
         empty=empty_cells(filled),
@@ -86,15 +86,16 @@ def _models(filled: Sequence[Filled]) -> list[str]:
 # --- charts ---
 
 
-def _figure_charts(filled: Sequence[Filled]) -> Iterator[Chart]:
-    """One for each figure: a bar a model."""
-    for part in filled:
-        if part.section.key not in CHARTS_OF:
-            continue
-        for i, column in enumerate(part.section.columns):
-            chart = _chart(column, [(row, row.cells[i]) for row in part.rows])
-            if column.key not in NOT_DRAWN and any(bar.width for bar in chart.bars):
-                yield chart
+def _figure_charts(filled: Sequence[Filled]) -> dict[str, list[Chart]]:
+    """By section, one for each figure: a bar a model."""
+    return {part.section.key: list(_section_charts(part)) for part in filled if part.section.key in CHARTS_OF}
+
+
+def _section_charts(part: Filled) -> Iterator[Chart]:
+    for i, column in enumerate(part.section.columns):
+        chart = _chart(column, [(row, row.cells[i]) for row in part.rows])
+        if column.key not in NOT_DRAWN and any(bar.width for bar in chart.bars):
+            yield chart
 
 
 def _chart(column: Column, cells: Sequence[tuple[Row, Cell]]) -> Chart:
@@ -106,19 +107,22 @@ def _chart(column: Column, cells: Sequence[tuple[Row, Cell]]) -> Chart:
     return Chart(column.title, column.unit, bars)
 
 
-def _risk_charts(filled: Sequence[Filled]) -> Iterator[Chart]:
-    """One for each risk: for each model what is recovered, and under it the same without the protection."""
-    for part in filled:
-        if part.section.group != "risks":
-            continue
-        bars: list[Bar] = []
-        for tone, row in enumerate(part.rows):
-            for control in (False, True):
-                cell = row.cells[1 if control else 0]
-                text = f"{cell.text} %" if cell.text else "no figure"
-                y, width = len(bars) * BAR_STEP, _width(cell.value, 100.0)
-                bars.append(Bar("" if control else row.model, text, cell.run, y, width, tone, control))
-        yield Chart(part.section.title, "% recovered", tuple(bars))
+def _risk_charts(filled: Sequence[Filled]) -> list[Chart]:
+    """One for each risk that was tried."""
+    charts = [_risk_chart(part) for part in filled if part.section.group == "risks"]
+    return [chart for chart in charts if any(bar.run for bar in chart.bars)]
+
+
+def _risk_chart(part: Filled) -> Chart:
+    """For each model what is recovered, and under it the same in the control."""
+    bars: list[Bar] = []
+    for tone, row in enumerate(part.rows):
+        for control in (False, True):
+            cell = row.cells[1 if control else 0]
+            text = f"{cell.text} %" if cell.text else "no figure"
+            y, width = len(bars) * BAR_STEP, _width(cell.value, 100.0)
+            bars.append(Bar("" if control else row.model, text, cell.run, y, width, tone, control))
+    return Chart(part.section.title, "% recovered", tuple(bars))
 
 
 def _is_number(value: Any) -> bool:

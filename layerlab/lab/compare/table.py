@@ -103,10 +103,10 @@ _ASSUMED: Final[Mapping[str, Callable[[Any], str]]] = {
     "stake_per_validator_gwei": lambda n: f"stake {coins(n)} coins a validator",
     "proposer_bond_gwei": lambda n: f"bond {coins(n)} coins a batch",
     "challenger_bond_gwei": lambda n: f"{coins(n)} a dispute",
-    "app_base_fee_gwei": lambda n: f"first base fee {n} gwei per gas",
-    "l1_base_fee_gwei": lambda n: f"on L1 {n}",
-    "app_gas_per_byte": lambda n: f"{n} gas per byte",
-    "l1_gas_per_byte": lambda n: f"on L1 {n}",
+    "app_base_fee_gwei": lambda n: f"base fee from {n} gwei per gas on",
+    "l1_base_fee_gwei": lambda n: f"L1's from {n}",
+    "app_gas_per_byte": lambda n: f"{n} gas a byte",
+    "l1_gas_per_byte": lambda n: f"L1's {n}",
 }
 
 
