@@ -7,6 +7,7 @@ from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import (
     FEES,
+    MARGIN,
     NEVER,
     ask_to_freeze,
     committee_pays,
@@ -71,7 +72,7 @@ async def _rollup(world: World, control: bool) -> Seen:
     begin = world.now()
     back = dict.fromkeys(USERS, 0)
     if control:
-        await l1_blocks(world, 2 * usual("optimistic").settings.escape_timeout)
+        await l1_blocks(world, usual("optimistic").settings.escape_timeout + MARGIN)
         refused = await ask_to_freeze(world, "carol")
         told = f"the bridge does not let go: {refused.message}"
     else:

@@ -23,6 +23,8 @@ from rollup.messenger import WithdrawArgs
 
 NEVER: Final = 1_000_000
 """So many L1 blocks are longer than any experiment."""
+MARGIN: Final = 10
+"""So many L1 blocks after it should be possible, what is refused is not just early."""
 FEES: Final = COIN // 10
 """More than the fees of a few transactions (gwei)."""
 PATIENCE: Final = 15

@@ -7,6 +7,7 @@ from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import (
     FEES,
+    MARGIN,
     NEVER,
     ask_to_freeze,
     committee_pays,
@@ -59,7 +60,7 @@ async def _rollup(world: World, control: bool) -> Seen:
     await asyncio.to_thread(world.devnet.kill, "sequencer")
     start, begin = await world.height(world.l1), world.now()
     if control:
-        await l1_blocks(world, 2 * usual("optimistic").settings.escape_timeout)
+        await l1_blocks(world, usual("optimistic").settings.escape_timeout + MARGIN)
         refused = await ask_to_freeze(world, "dave")
         told = f"after {await world.height(world.l1) - start} L1 blocks dave has nothing: {refused.message}"
         return Seen(bool(refused.success), told, Outcome(0, None, USER), {"owed": owed})

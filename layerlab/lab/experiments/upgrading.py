@@ -54,7 +54,8 @@ async def withdraw_all(world: World, name: str) -> tuple[int, int]:
         shown: Mapping[str, Any] | None = await world.bridge_get(path)
         return shown if shown is not None and shown["status"] == "ready-to-claim" else None
 
-    await world.fast_until(f"{name}'s withdrawal waits for its challenge window", ready, rate=pace(world))
+    # Not as fast as nothing at all: each move in between must not take many blocks only because they rush by.
+    await world.fast_until(f"{name}'s withdrawal waits for its challenge window", ready, rate=pace(world) / 2)
     answer = await world.bridge.post(path + "/claim", {"from": name})
     claim = await world.l1.wait_for_receipt(parse_hex(answer["hash"]), "finalized", STEP_SECONDS)
     require(bool(claim.success), f"the claim failed: {claim.message}")
