@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layerlab.cli.common import Session, verb
+from layerlab.cli.errors import CommandError
 from layerlab.cli.output import duration
 from layerlab.lab.compare import measure, plan, report, results, runner, table
 from layerlab.lab.experiments import EXPERIMENTS
@@ -101,6 +102,8 @@ async def compare(
             raise
         print(f"terminated; {session.on_interrupt}", file=sys.stderr)
         raise typer.Exit(TERMINATED) from None
+    except results.ResultsError as error:
+        raise CommandError(f"{error}; nothing is left running", "results") from None
     document = _write(kept, records, planned)
     document |= {"seconds": round(time.monotonic() - begin, 1), "directory": str(kept.directory)}
     session.out.result(document, lambda: _show(session, kept, records, planned, begin))

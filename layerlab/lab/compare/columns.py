@@ -245,6 +245,7 @@ _PACE: Final = ("l1_slot_ms", "l2_block_ms", "side_slot_ms")
 _LOAD: Final = ("agents", "rounds")
 _WINDOWS: Final = (
     "l1_validators",
+    "side_validators",
     "l1_slot_ms",
     "challenge_window_l1_blocks",
     "inclusion_delay_l1_blocks",
@@ -320,6 +321,7 @@ SECTIONS: Final = (
         "operator-disappears",
     ),
     _risk("stake_failure", "L1 liveness", "a third of the stake goes silent", "third-of-stake-stops"),
+    _risk("double_spend", "double spend", "who orders shows two payees two histories", "double-spend"),
     Section(
         "sovereignty",
         "sovereignty",

@@ -50,7 +50,8 @@ class Settings:
 async def run_all(jobs: Sequence[Job], settings: Settings, watcher: Watcher) -> None:
     """Run all jobs; each one's record goes to ``watcher`` as soon as it is there.
 
-    A run that fails is a record with the verdict ``unknown``. When this is cancelled nothing is left running.
+    A run that fails is a record with the verdict ``unknown``. When this is cancelled, or ``watcher`` raises,
+    nothing is left running.
     """
     facts = surroundings()
     for job in jobs:
@@ -62,9 +63,12 @@ async def run_all(jobs: Sequence[Job], settings: Settings, watcher: Watcher) -> 
         for job in waiting:
             await _run(job, settings, facts, watcher)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(settings.parallel):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(settings.parallel):
+                group.create_task(work())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def _run(job: Job, settings: Settings, facts: Mapping[str, Any], watcher: Watcher) -> None:
@@ -72,14 +76,13 @@ async def _run(job: Job, settings: Settings, facts: Mapping[str, Any], watcher: 
     begin, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     told: Record = {"run": secrets.token_hex(4), "verdict": "unknown", "error": ""}
     try:
-        async with asyncio.timeout(RUN_SECONDS):
+        async with asyncio.timeout(RUN_SECONDS) as limit:
             told |= await _measured(job, settings, lambda line: watcher.says(job, line))
-    except TimeoutError:
-        told["error"] = f"no answer after {RUN_SECONDS:g} s"
     except FAILURES as error:
         told["error"] = str(error)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one run, the others go on
-        told["error"] = f"{type(error).__name__}: {error}"
+        late = f"no answer after {RUN_SECONDS:g} s"
+        told["error"] = late if limit.expired() else f"{type(error).__name__}: {error}"
     seconds = round(time.monotonic() - begin, 1)
     about = {"kind": job.kind, "model": job.model, "experiment": job.experiment, "seed": settings.seed}
     watcher.ended(job, {**about, **told, "started": started, "seconds": seconds, **facts})
