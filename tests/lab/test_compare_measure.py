@@ -1,6 +1,7 @@
 """The arithmetic behind the figures: percentiles, instants, and what is left when idle use is taken away."""
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ from chainkit.genesis import load_contract
 from chainkit.keys import dev_keypair
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 from chainkit.views import signed_json
-from layerlab.config import DevnetConfig
+from layerlab.config import COIN, DevnetConfig
 from layerlab.genesis import make_l1_genesis
-from layerlab.lab.compare import meter
+from layerlab.lab.compare import meter, table
 from layerlab.lab.compare.ledger import Ledger, Spending, wire_bytes
+from layerlab.lab.compare.measure import Size, measure
 from layerlab.lab.tracker import NotIncludedError, Tracker, percentile
 
 # --- percentiles ---
@@ -232,3 +234,30 @@ def test_the_size_of_a_transaction_whose_arguments_are_shown_by_name() -> None:
 def test_spending_is_added_up_over_the_senders_that_are_asked_for() -> None:
     ledger = Ledger({b"a": Spending(1, 10, 100), b"b": Spending(2, 20, 200), b"c": Spending(4, 40, 400)})
     assert ledger.of({b"a", b"c", b"nobody"}) == Spending(5, 50, 500)
+
+
+# --- for real ---
+
+
+def test_a_real_workload_fills_every_column_that_workloads_fill() -> None:
+    """Few agents on real services: what is looked for in a record is what a run puts there."""
+    found = asyncio.run(measure("sovereign", Size(agents=4, rounds=1, idle_seconds=0.5), 7, lambda _: None))
+    record = {"run": "cafe0000", "kind": "workload", "model": "sovereign", "verdict": "measured", **found}
+    for part in table.build([record], {"sovereign": ()}):
+        if not part.section.tried:
+            assert [
+                c.key
+                for c, cell in zip(part.section.columns, part.rows[0].cells, strict=True)
+                if not cell.text
+            ] == []
+            assert part.assumptions
+    users, economics, burden = (found["measured"][name] for name in ("users", "economics", "burden"))
+    assert 0 < users["soft_p50_s"] <= users["soft_p95_s"] <= users["final_p95_s"]
+    assert users["failed"] == 0
+    assert users["all_transactions"] > users["transactions"] > 0
+    assert economics["users_fees_gwei"] == economics["operators_income_gwei"] + economics["burned_gwei"]
+    assert economics["operators_income_gwei"] > 0
+    assert burden["processes_own"] == 4
+    assert burden["locked_own_gwei"] == 4_000 * COIN
+    assert all(used > 0 for used in burden["cpu_s_by_service"].values())
+    assert json.loads(json.dumps(found)) == found

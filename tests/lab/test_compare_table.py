@@ -235,3 +235,13 @@ def test_no_figure_that_json_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         kept.append({"run": "x", "value": float("nan")})
     assert json.loads("[]") == results.read_runs(kept.directory / results.RUNS)
+
+
+def test_a_whole_comparison_leaves_no_cell_empty_where_there_is_a_run() -> None:
+    """The names that columns look for are those that records have."""
+    for found in table.build(all_records(), PLANNED):
+        for shown in found.rows:
+            assert not shown.run or shown.missing or all(c.text for c in shown.cells), (
+                found.section.key,
+                shown,
+            )

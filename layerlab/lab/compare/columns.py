@@ -98,7 +98,7 @@ def _scaled(find: Callable[[Record], Any], factor: float, places: int) -> Callab
 
 def _exit(record: Record) -> Any:
     users = _at("measured", "users")(record) or {}
-    return users.get("exit_seconds") if users.get("exit_seconds") is not None else users.get("exit")
+    return users.get("exit_s") if users.get("exit_s") is not None else users.get("exit")
 
 
 def _seconds(record: Record) -> Any:
@@ -133,14 +133,21 @@ _USERS: Final = (
                 "soft_latency_p50_s",
                 "soft p50",
                 "s",
-                "soft_p50",
+                "soft_p50_s",
                 _SECONDS,
                 "until it is in a block of the head",
             ),
-            ("soft_latency_p95_s", "soft p95", "s", "soft_p95", _SECONDS, ""),
-            ("final_latency_p50_s", "final p50", "s", "final_p50", _SECONDS, "until nobody can undo it"),
-            ("final_latency_p95_s", "final p95", "s", "final_p95", _SECONDS, ""),
-            ("fee_per_call_gwei", "fee per call", "gwei", "fee_per_call", _whole, "of all its transactions"),
+            ("soft_latency_p95_s", "soft p95", "s", "soft_p95_s", _SECONDS, ""),
+            ("final_latency_p50_s", "final p50", "s", "final_p50_s", _SECONDS, "until nobody can undo it"),
+            ("final_latency_p95_s", "final p95", "s", "final_p95_s", _SECONDS, ""),
+            (
+                "fee_per_call_gwei",
+                "fee per call",
+                "gwei",
+                "fee_per_call_gwei",
+                _whole,
+                "of all its transactions",
+            ),
         )
     ),
     Column("time_to_exit_s", "time to exit", "s", _exit, _show_seconds, "until paid and final on L1"),
@@ -165,24 +172,39 @@ _ECONOMICS: Final = tuple(
             "",
         ),
         ("operators_margin_percent", "operators' margin", "%", "margin_percent", _ONE, "of the users' fees"),
-        ("operators_margin_gwei", "operators' margin", "gwei", "margin", _whole, "income less L1's fees"),
-        ("burned_gwei", "burned", "gwei", "burned", _whole, "base fees that nobody gets"),
+        (
+            "operators_margin_gwei",
+            "operators' margin",
+            "gwei",
+            "margin_gwei",
+            _whole,
+            "income less L1's fees",
+        ),
+        ("burned_gwei", "burned", "gwei", "burned_gwei", _whole, "base fees that nobody gets"),
     )
 )
 _BURDEN: Final = (
     Column("processes_own", "processes", "own", _at("measured", "burden", "processes_own"), _whole),
     Column("processes_l1", "processes", "L1", _at("measured", "burden", "processes_l1"), _whole),
     Column(
-        "locked_own_coins", "locked", "coins", _scaled(_at("measured", "burden", "locked_own"), 1e-9, 4), _ONE
+        "locked_own_coins",
+        "locked",
+        "coins",
+        _scaled(_at("measured", "burden", "locked_own_gwei"), 1e-9, 4),
+        _ONE,
     ),
     Column(
-        "locked_l1_coins", "by L1", "coins", _scaled(_at("measured", "burden", "locked_l1"), 1e-9, 4), _ONE
+        "locked_l1_coins",
+        "by L1",
+        "coins",
+        _scaled(_at("measured", "burden", "locked_l1_gwei"), 1e-9, 4),
+        _ONE,
     ),
     Column(
         "cpu_s_per_1000_transactions",
         "CPU per 1000",
         "s",
-        _at("measured", "burden", "cpu_seconds_per_1000"),
+        _at("measured", "burden", "cpu_s_per_1000_transactions"),
         _SECONDS,
         "over all machines, less what they use when idle",
     ),
@@ -190,7 +212,7 @@ _BURDEN: Final = (
         "stored_mb_per_1000_transactions",
         "stored per 1000",
         "MB",
-        _scaled(_at("measured", "burden", "bytes_per_1000"), 1e-6, 3),
+        _scaled(_at("measured", "burden", "stored_bytes_per_1000_transactions"), 1e-6, 3),
         _SECONDS,
         "over all data directories, less what grows when idle",
     ),
@@ -198,7 +220,7 @@ _BURDEN: Final = (
         "idle_cpu_percent_of_a_core",
         "idle CPU",
         "% of a core",
-        _at("measured", "burden", "idle_cpu_percent"),
+        _at("measured", "burden", "idle_cpu_percent_of_a_core"),
         _ONE,
         "all processes together",
     ),

@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from bridge.committee_abi import GATEWAY
@@ -24,11 +24,11 @@ from layerlab.config import COIN, DevnetConfig
 from layerlab.genesis import L2_FEES
 from layerlab.lab.agents import Workload, WorkloadResult
 from layerlab.lab.compare import meter
-from layerlab.lab.compare.ledger import read_ledger
+from layerlab.lab.compare.ledger import Spending, read_ledger
 from layerlab.lab.experiments.common import usual
 from layerlab.lab.place import running_world
 from layerlab.lab.tracker import Tracker, percentile
-from layerlab.models import MODELS, OPERATOR_THRESHOLD, OPERATORS, VERIFIER
+from layerlab.models import BRIDGE, MODELS, OPERATOR_THRESHOLD, OPERATORS, VERIFIER
 from layerlab.world import World, require
 from rollup.messenger import WithdrawArgs
 
@@ -38,6 +38,14 @@ LEAVER: Final = "dave"
 """Who leaves; also pays for the claim."""
 LEAVES_WITH: Final = 3 * COIN
 FINAL_SECONDS: Final = 120.0
+_UNITS: Final = {
+    "soft_p50": "soft_p50_s",
+    "soft_p95": "soft_p95_s",
+    "fees": "fees_gwei",
+    "fee_per_call": "fee_per_call_gwei",
+    "all_fees": "all_fees_gwei",
+}
+"""A record's names have their units."""
 EXIT_SECONDS: Final = 150.0
 
 
@@ -138,9 +146,9 @@ class _Run:
         return {
             "users": {
                 "transfers_per_second": transfers,
-                **played.to_json(),
-                "final_p50": _rounded(percentile(final, 50)),
-                "final_p95": _rounded(percentile(final, 95)),
+                **{_UNITS.get(name, name): value for name, value in played.to_json().items()},
+                "final_p50_s": _rounded(percentile(final, 50)),
+                "final_p95_s": _rounded(percentile(final, 95)),
                 **way_out,
             },
             "economics": await self._economics(played, earned, l1_start),
@@ -161,21 +169,23 @@ class _Run:
 
     async def _economics(self, played: WorkloadResult, earned: int, l1_start: int) -> dict[str, Any]:
         """What the users paid, who got it, and what the operators paid on L1 meanwhile, bonds aside."""
-        spent_on_l1 = {"transactions": 0, "fees": 0, "wire_bytes": 0}
+        spent = Spending()
         if self.model.bridged:
             l1_end = await self.world.l1.height("finalized")
             ledger = await read_ledger(self.world.l1, self.world.genesis, l1_start, l1_end)
-            spent_on_l1 = asdict(ledger.of({dev_keypair(name).address for name in self.own - {"bridge"}}))
+            spent = ledger.of({dev_keypair(name).address for name in self.own - {BRIDGE}})
         fees, count = played.all_fees, played.all_transactions
         return {
-            "users_fees": fees,
-            "operators_income": earned,
-            "burned": fees - earned,
-            "operators_l1": spent_on_l1,
-            "l1_share_percent": _percent(spent_on_l1["fees"], fees),
-            "l1_bytes_per_transaction": round(spent_on_l1["wire_bytes"] / count, 1) if count else None,
-            "margin_percent": _percent(earned - spent_on_l1["fees"], fees),
-            "margin": earned - spent_on_l1["fees"],
+            "users_fees_gwei": fees,
+            "operators_income_gwei": earned,
+            "burned_gwei": fees - earned,
+            "operators_l1_transactions": spent.transactions,
+            "operators_l1_fees_gwei": spent.fees,
+            "operators_l1_bytes": spent.wire_bytes,
+            "l1_share_percent": _percent(spent.fees, fees),
+            "l1_bytes_per_transaction": round(spent.wire_bytes / count, 1) if count else None,
+            "margin_percent": _percent(earned - spent.fees, fees),
+            "margin_gwei": earned - spent.fees,
         }
 
     # --- burden ---
@@ -190,27 +200,29 @@ class _Run:
             "processes_own": sum(n for name, n in last.processes.items() if name in self.own),
             "processes_l1": sum(n for name, n in last.processes.items() if name not in self.own),
             **self._locked(),
-            "cpu_seconds_per_1000": round(sum(net.cpu.values()) / thousands, 2) if thousands else None,
-            "cpu_seconds_per_1000_own": round(
+            "cpu_s_per_1000_transactions": round(sum(net.cpu.values()) / thousands, 2) if thousands else None,
+            "cpu_s_per_1000_transactions_own": round(
                 sum(v for name, v in net.cpu.items() if name in self.own) / thousands, 2
             ),
-            "bytes_per_1000": round(sum(net.stored.values()) / thousands) if thousands else None,
-            "idle_cpu_percent": round(100 * sum(idle.cpu.values()) / seconds, 1),
-            "idle_bytes_per_second": round(sum(idle.stored.values()) / seconds),
-            "seconds_until_final": round(use.seconds, 1),
-            "cpu_seconds_by_service": {name: round(v, 2) for name, v in use.cpu.items()},
-            "bytes_by_service": dict(use.stored),
+            "stored_bytes_per_1000_transactions": round(sum(net.stored.values()) / thousands)
+            if thousands
+            else None,
+            "idle_cpu_percent_of_a_core": round(100 * sum(idle.cpu.values()) / seconds, 1),
+            "idle_stored_bytes_per_s": round(sum(idle.stored.values()) / seconds),
+            "until_final_s": round(use.seconds, 1),
+            "cpu_s_by_service": {name: round(v, 2) for name, v in use.cpu.items()},
+            "stored_bytes_by_service": dict(use.stored),
         }
 
     def _locked(self) -> dict[str, int]:
         """What genesis and settings ask to be locked (gwei): by those of the model, and by the L1 beneath."""
         validators = len(self.config.validator_names) * self.config.stake
         if not self.model.bridged:
-            return {"locked_own": validators, "locked_l1": 0}
+            return {"locked_own_gwei": validators, "locked_l1_gwei": 0}
         if self.model.rollup:
             bonds = self.config.settings.proposer_bond + self.config.settings.challenger_bond
-            return {"locked_own": bonds, "locked_l1": validators}
-        return {"locked_own": len(self.model.replicas) * self.config.stake, "locked_l1": validators}
+            return {"locked_own_gwei": bonds, "locked_l1_gwei": validators}
+        return {"locked_own_gwei": len(self.model.replicas) * self.config.stake, "locked_l1_gwei": validators}
 
     # --- the way out ---
 
@@ -219,7 +231,7 @@ class _Run:
         hosted = {contract["name"] for contract in await self.world.app.contracts()}
         door = next((name for name in (GATEWAY, MESSENGER) if name in hosted), None)
         if not self.model.bridged or door is None:
-            return {"exit_seconds": None, "exit_l1_blocks": None, "exit": "no exit"}
+            return {"exit_s": None, "exit_l1_blocks": None, "exit": "no exit"}
         to = KeyPair(secrets.token_bytes(32)).address
         begin, start = self.world.now(), await self.world.l1.height("finalized")
         call = Call(door, "withdraw", encode(WithdrawArgs(to)), LEAVES_WITH)
@@ -227,7 +239,7 @@ class _Run:
         require(bool(sent.success), f"the withdrawal failed: {sent.message}")
         await self._until_paid(f"/withdrawals/0x{sent.hash.hex()}", to)
         return {
-            "exit_seconds": round(self.world.now() - begin, 2),
+            "exit_s": round(self.world.now() - begin, 2),
             "exit_l1_blocks": await self.world.l1.height("finalized") - start,
             "exit": "paid on L1",
         }
