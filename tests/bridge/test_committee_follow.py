@@ -134,6 +134,17 @@ def test_an_amount_that_is_paid_to_another_leaves_the_withdrawal_owed() -> None:
     assert (books.withdrawals, books.lies, books.expected - books.escrow) == (3 * COIN, 1, 3 * COIN)
 
 
+def test_a_reason_that_is_known_to_be_another_is_not_waited_for() -> None:
+    pair = Recorded()
+    pair.act(pair.side, "operator-0", "withdraw", WithdrawArgs(address("bob")), 3 * COIN)
+    for who in MEMBERS[:2]:
+        pair.act(pair.l1, who, "release", AttestArgs(0, address("mallory"), 3 * COIN))
+    for side, lies in ((0, 0), (1, 1), (2, 1)):
+        state = pair.followed(3, side)
+        assert len(state.lies()) == lies
+        assert state.invariant().holds is not bool(lies)
+
+
 def test_to_pay_less_than_is_owed_is_a_lie_too() -> None:
     pair = Recorded()
     pair.act(pair.l1, "alice", "deposit", DepositArgs(address("bob")), 3 * COIN)

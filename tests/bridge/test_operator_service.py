@@ -1,12 +1,10 @@
 """Operators as services over two chains: there and back, silence, collusion, nodes that are down, restarts."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from committee_services import BRIDGE, L1_URLS, SIDE_URLS, THREE, World, fund, run_story
-from committee_world import COIN, FUNDS, OPERATORS, address, key, l1_genesis, make_params, side_genesis
-from fastapi import FastAPI
+from committee_world import COIN, FUNDS, address, key, l1_genesis, make_params, side_genesis
 from msgspec.structs import replace
 
 from bridge.abi import DepositArgs
@@ -18,7 +16,6 @@ from chainkit.genesis import genesis_to_json
 from chainkit.keys import KeyPair
 from chainkit.service import StartupError
 from chainkit.views import json_bytes
-from rollup.outbox import LOST_AFTER
 
 
 def successes(world: World, method: str) -> list[str]:
@@ -122,90 +119,6 @@ def test_after_the_theft_withdrawals_wait_for_money(tmp_path: Path) -> None:
     run_story(tmp_path, story)
 
 
-def test_an_operator_that_is_restarted_says_nothing_twice_and_leaves_nothing_out(tmp_path: Path) -> None:
-    """operator-0 is needed for everything: 2 of 2. It is stopped at every point of a passage."""
-
-    async def story(world: World) -> None:
-        for delay in range(6):
-            world.l1.send("alice", "deposit", DepositArgs(address("bob")), COIN)
-            await world.step(delay)
-            await world.stop("operator-0")
-            await world.start("operator-0")
-            await world.settle()
-        await world.steps_until(lambda: world.side.balance("bob") == 6 * COIN)
-        for delay in range(6):
-            world.side.send("bob", "withdraw", WithdrawArgs(address("carol")), 1_000)
-            await world.step(delay)
-            await world.stop("operator-0")
-            await world.step(delay % 2)
-            await world.start("operator-0")
-            await world.settle()
-        await world.steps_until(lambda: world.l1.balance("carol") == FUNDS + 6_000)
-        await world.step(LOST_AFTER + 4)
-        assert world.side.codes("credit").count(("operator-0", "")) == 6
-        assert world.l1.codes("release").count(("operator-0", "")) == 6
-        every = world.side.codes("credit") + world.l1.codes("release")
-        assert [code for _, code in every if code] == []
-        assert world.operator("operator-0").attested() == {"deposits": 6, "withdrawals": 6}
-        world.check()
-
-    run_story(tmp_path, story, (BRIDGE, *OPERATORS[:2]), make_params(2, OPERATORS[:2]))
-
-
-def test_what_a_former_life_sent_is_waited_for_and_if_it_is_lost_said_again(tmp_path: Path) -> None:
-    async def story(world: World) -> None:
-        world.l1.send("alice", "deposit", DepositArgs(address("bob")), COIN)
-        await world.steps_until(lambda: bool(world.side.backend.pool))
-        waiting = list(world.side.backend.pool)
-        await world.stop("operator-0")
-        await world.start("operator-0")
-        world.side.stuck = True
-        await world.step(3)
-        assert world.side.backend.pool == waiting
-        world.side.stuck = False
-        world.side.backend.pool.clear()  # every node forgot it
-        assert await world.steps_until(lambda: world.side.balance("bob") == COIN) >= LOST_AFTER - 3
-        assert world.side.codes("credit") == [("operator-0", "")]
-
-    run_story(tmp_path, story, ("operator-0",), make_params(1, ("operator-0",)))
-
-
-@pytest.mark.parametrize("nonce", [2**53 - 1, 1_000, -1, "7", None, True, 1.5, {}])
-def test_a_node_that_lies_about_the_former_life_costs_some_blocks_at_most(tmp_path: Path, nonce: Any) -> None:
-    async def story(world: World) -> None:
-        liar = FastAPI()
-
-        @liar.get("/accounts/{address}")
-        async def account(address: str) -> Any:
-            shown = {"address": address, "name": None, "balance": 0, "nonce": 0, "pending_nonce": nonce}
-            return {**shown, "exists": True, "height": 1}
-
-        world.liars[SIDE_URLS[1]] = liar
-        world.l1.send("alice", "deposit", DepositArgs(address("bob")), COIN)
-        await world.start("operator-0")
-        honest_looking = type(nonce) is int and nonce > 0
-        blocks = await world.steps_until(lambda: world.side.balance("bob") == COIN)
-        assert (blocks > LOST_AFTER) is honest_looking
-        assert world.side.codes("credit") == [("operator-0", "")]
-
-    run_story(tmp_path, story, (), make_params(1, ("operator-0",)))
-
-
-def test_an_operator_without_its_data_begins_anew(tmp_path: Path) -> None:
-    async def story(world: World) -> None:
-        await fund(world)
-        await world.step(6)
-        before = world.side.codes("credit")
-        await world.stop("operator-0")
-        (tmp_path / "operator-0").rename(tmp_path / "lost")
-        await world.start("operator-0")
-        await world.step(6)
-        assert world.side.codes("credit") == before
-        world.check()
-
-    run_story(tmp_path, story)
-
-
 def test_nodes_that_are_down_are_done_without_and_made_up_for(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         world.down |= {L1_URLS[0], SIDE_URLS[1]}
@@ -294,24 +207,6 @@ def test_pages_and_metrics_of_an_operator(tmp_path: Path) -> None:
         assert {"/status", "/faults", "/events", "/health/ready", "/metrics"} <= set(paths)
         events = (await world.get("/events", at="operator-0"))["events"]
         assert {"DepositInitiated", "DepositAttested", "DepositCredited"} <= {e["name"] for e in events}
-
-    run_story(tmp_path, story)
-
-
-def test_what_happened_is_told_once_whatever_the_restarts(tmp_path: Path) -> None:
-    async def story(world: World) -> None:
-        for turn in range(3):
-            world.l1.send("alice", "deposit", DepositArgs(address("bob")), COIN)
-            await world.step(turn + 2)
-            for name in (BRIDGE, "operator-0"):
-                await world.stop(name)
-                await world.start(name)
-        await world.steps_until(lambda: world.side.balance("bob") == 3 * COIN)
-        for name in (BRIDGE, "operator-1"):
-            events = (await world.get("/events", at=name, limit=1000))["events"]
-            names = ("DepositInitiated", "DepositCredited")
-            told = sorted((e["name"], e["data"]["index"]) for e in events if e["name"] in names)
-            assert told == sorted((name, index) for name in names for index in range(3))
 
     run_story(tmp_path, story)
 

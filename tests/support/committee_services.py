@@ -122,6 +122,12 @@ class Running:
             operator.wake.is_set() or operator.l1.outbox._tasks or operator.side.outbox._tasks
         )
 
+    async def crash(self) -> None:
+        """As `stop`, of one whose loops may have ended by an error."""
+        await asyncio.gather(*(task for task in self.tasks if task.done()), return_exceptions=True)
+        self.tasks = [task for task in self.tasks if not task.done()]
+        await self.stop()
+
     async def stop(self) -> None:
         for task in self.tasks:
             task.cancel()
