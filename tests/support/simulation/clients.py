@@ -20,7 +20,7 @@ from chainkit.state import account_key, storage_key
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 from rollup.messenger import WithdrawArgs
 from simulation.faults import Fault
-from simulation.world import COIN, USERS, World, key_of
+from simulation.world import COIN, USERS, VALIDATORS, World, key_of
 
 L1_GAS = 400_000
 L2_GAS = 120_000
@@ -41,7 +41,9 @@ class Bank:
 
     @property
     def tree(self) -> Any:
-        heads = [node.head("finalized") for node in map(self._world.node, range(4)) if node is not None]
+        heads = [
+            node.head("finalized") for node in map(self._world.node, range(VALIDATORS)) if node is not None
+        ]
         best = max((h for h in heads if h is not None), key=lambda h: h.header.height, default=None)
         return None if best is None else best.tree
 
@@ -62,7 +64,7 @@ class User:
         self.world, self.name, self.key = world, name, key_of(name)
         self.rng: Random = world.rng(f"user/{name}")
         self.quiet_after = quiet_after
-        order = [f"v{i}" for i in range(4)]
+        order = [f"v{i}" for i in range(VALIDATORS)]
         self.rng.shuffle(order)
         clients = [world.client(name, host, retries=0, timeout=4.0) for host in order]
         self.l1 = TransactionSender(clients, self.key, 900)
@@ -196,6 +198,17 @@ class User:
         return None
 
 
+async def send_probe(world: World, at: float) -> bytes:
+    """A plain transfer, sent to one validator after the other until one takes it; returns its id."""
+    await asyncio.sleep(at)
+    clients = [world.client("probe", f"v{i}", retries=0, timeout=4.0) for i in range(VALIDATORS)]
+    sender = TransactionSender(clients, key_of("probe"), 900)
+    while True:
+        with suppress(ApiError):
+            return await sender.send(Transfer(key_of("alice").address, 1), 20_000)
+        await asyncio.sleep(1.0)
+
+
 class Colluder:
     """Challenges whatever is posted, with a root of its own, and then plays to lose: silently, or at random."""
 
@@ -203,7 +216,7 @@ class Colluder:
         self.world, self.manner = world, fault.value
         self.rng = world.rng("colluder")
         self.key = key_of("mallory")
-        clients = [world.client("mallory", f"v{i}", retries=0, timeout=4.0) for i in range(4)]
+        clients = [world.client("mallory", f"v{i}", retries=0, timeout=4.0) for i in range(VALIDATORS)]
         self.l1 = TransactionSender(clients, self.key, 900)
         self.bank = Bank(world)
 

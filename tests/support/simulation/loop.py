@@ -11,18 +11,26 @@ from concurrent.futures import Executor
 from typing import Any
 
 
+BUSY_ROUNDS = 100_000
+"""Rounds of the loop within one instant after which something is busy waiting."""
+
+
 class Deadlock(Exception):  # noqa: N818 - it names what happened
-    """Every task waits for something that nothing will bring."""
+    """Every task waits for something that nothing will bring, or some task does not let time pass."""
 
 
 class _NoIO(selectors.DefaultSelector):
     """Where a loop would sleep, time passes."""
 
     advance: Callable[[float], None]
+    rounds = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise Deadlock("nothing is scheduled and nothing is running")
+        self.rounds = 0 if timeout > 0 else self.rounds + 1
+        if self.rounds > BUSY_ROUNDS:
+            raise Deadlock(f"time does not pass after {BUSY_ROUNDS} rounds")
         if timeout > 0:
             self.advance(timeout)
         return []

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from chainkit.service import Service
+from chainkit.service import CLOSE_SECONDS, Service
 from simulation.disk import Disk, PowerLost
 from simulation.loop import SimClock
 from simulation.network import Answer, Handler, Unreachable
@@ -111,8 +111,14 @@ class Process:
 
     async def _bury(self, restart_after: float) -> None:
         self.restart_after = RESTART_SECONDS
-        while self._tasks:
+        for _ in range(1000):
+            # Again and again: asyncio.wait_for of Python 3.11 may swallow a cancellation, kill -9 knows no mercy.
+            for task in list(self._tasks):
+                task.cancel()
             await asyncio.sleep(0)
+            if not self._tasks:
+                break
+        assert not self._tasks, f"{self.name} outlives its death: {list(self._tasks)}"
         self.disk.mount_again()
         await asyncio.sleep(restart_after)
         self._burial = None
@@ -127,11 +133,10 @@ class Process:
         if service is not None:
             for stopping in service.stopping:
                 stopping()
-            tasks = list(self._tasks)
-            for task in tasks:
-                task.cancel()
-            while self._tasks:
-                await asyncio.sleep(0)
+            for _ in range(20):
+                for task in list(self._tasks):
+                    task.cancel()
+                await asyncio.sleep(CLOSE_SECONDS / 20)
             if service.close is not None:
                 await service.close()
         self.service = None

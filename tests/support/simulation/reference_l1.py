@@ -44,6 +44,8 @@ class ReferenceL1:
         self.bridge = ReferenceBridge(params, l2_state, self.money, seen)
         self.jailed: set[bytes] = set()
         self.slashed: list[tuple[bytes, str]] = []
+        self.bridge_events: list[tuple[int, str]] = []
+        """(height, name) of what the bridge contract emitted."""
         self.final_at: dict[bytes, int] = {}
         """Height by transaction id."""
 
@@ -151,6 +153,7 @@ class ReferenceL1:
         if value:
             self.money.move(sender, tagged("contract", contract.encode()), value)
         happened = [(name, plain(data)) for source, name, data in events if source == contract]
+        self.bridge_events += [(height, name) for source, name, _ in events if source == "bridge"]
         if contract == "bridge":
             self.bridge.call(method, plain(args), sender, value, height, time)
             for name, fields in happened:

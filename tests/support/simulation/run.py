@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from chainkit.chain import Chain
-from simulation.clients import Colluder, Flooder, User
-from simulation.endings import check_end
+from simulation.clients import Colluder, Flooder, User, send_probe
+from simulation.endings import Ending
 from simulation.faults import Fault, Harm, Plan
 from simulation.loop import VirtualLoop
 from simulation.shared import SharedChain, patched
@@ -62,6 +62,7 @@ async def _run(plan: Plan, result: Result) -> None:
         world.start()
         users = [User(world, name, plan.end - 30) for name in USERS]
         tasks = [asyncio.create_task(user.run()) for user in users]
+        probe = asyncio.create_task(send_probe(world, plan.heal + 2))
         tasks += [asyncio.create_task(_attack(world, fault)) for fault in plan.faults]
         while world.loop.time() < plan.end and not watcher.failures:
             await asyncio.sleep(0.25)
@@ -72,7 +73,7 @@ async def _run(plan: Plan, result: Result) -> None:
         for task in tasks:
             task.cancel()
         if not watcher.failures:
-            check_end(world, watcher, plan, users)
+            Ending(world, watcher, plan, users, probe.result() if probe.done() else b"").check()
         result.failures, result.seen, result.story = watcher.failures, watcher.seen, world.story
         result.counts = world.counts + world.network.counts
         result.trace, result.simulated = world.hash.hexdigest(), world.loop.time()

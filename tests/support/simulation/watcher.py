@@ -19,6 +19,7 @@ from chainkit.keys import is_dev_address
 from chainkit.transaction import Call
 from simulation.process import Process
 from simulation.reference_l1 import ReferenceL1
+from simulation.reference_money import transaction_id
 from simulation.world import VALIDATORS, World, key_of
 
 
@@ -118,6 +119,16 @@ class Watcher:
         self._tell(executed)
         other = {key: value for key, value in executed.changes.items() if key[:1] != b"a"}
         self.reference.apply(block, certificate, [encode(r) for r in executed.receipts], other)
+
+    def reached(self, name: str) -> int:
+        """The final L1 height that a process had when it was last looked at."""
+        return self._final.get(name, 0)
+
+    @staticmethod
+    def l2_id(wire: bytes) -> bytes:
+        """The id of an L2 transaction in a batch; junk has none."""
+        tx = msgspec.msgpack.decode(wire)
+        return transaction_id(tx) if isinstance(tx, list) else wire
 
     def _note_blindness(self) -> None:
         """How many L1 blocks the longest notarized chain is ahead of what each rollup node has seen as final."""

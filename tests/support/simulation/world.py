@@ -124,7 +124,7 @@ def l1_genesis(setup: Setup) -> Genesis:
     """Four equal validators, staking, and the bridge."""
     names = [f"validator-{index}" for index in range(VALIDATORS)]
     funds = dict.fromkeys((*USERS, *ATTACKERS), USER_FUNDS)
-    funds |= dict.fromkeys(("sequencer", "verifier", "judy"), USER_FUNDS)
+    funds |= dict.fromkeys(("sequencer", "verifier", "judy", "probe"), USER_FUNDS)
     funds |= dict.fromkeys(names, 100 * COIN)
     accounts = [GenesisAccount(key_of(name).address, amount, name) for name, amount in funds.items()]
     l2 = l2_genesis()
