@@ -120,7 +120,7 @@ _USERS: Final = (
     *(
         Column(key, title, unit, _at("measured", "users", name), show, about)
         for key, title, unit, name, show, about in (
-            ("transfers_per_s", "transfers", "1/s", "transfers_per_second", _ONE, "1,000 sent at once"),
+            ("transfers_per_s", "transfers", "1/s", "transfers_per_second", _ONE, "sent at once"),
             (
                 "calls_transactions_per_s",
                 "of calls",
