@@ -170,7 +170,8 @@ def _grid(part: table.Filled) -> RenderableType:
     tried = part.section.tried
     for column in part.section.columns:
         side: Any = "left" if column.words else "right"
-        grid.add_column(f"{column.title}\n{column.unit}", justify=side, overflow="fold")
+        words = max(map(len, column.title.split()))  # none of them is broken
+        grid.add_column(f"{column.title}\n{column.unit}", justify=side, overflow="fold", min_width=words)
     if tried:
         grid.add_column("\nverdict", no_wrap=True)
     for row in part.rows:
