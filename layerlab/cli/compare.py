@@ -165,7 +165,8 @@ def _heading(part: table.Filled) -> Text:
 
 
 def _grid(part: table.Filled) -> RenderableType:
-    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    apart = 1 if len(part.section.columns) > 6 else 2
+    grid = Table(box=None, padding=(0, apart, 0, 0), pad_edge=False, header_style="dim")
     grid.add_column("", no_wrap=True, min_width=10)
     tried = part.section.tried
     for column in part.section.columns:
