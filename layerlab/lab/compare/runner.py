@@ -117,7 +117,7 @@ def _machine() -> Machine:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         _processor(),
         psutil.virtual_memory().total,
-        f"{platform.system()} {platform.release()}",
+        platform.system(),
     )
 
 
