@@ -1,7 +1,7 @@
-"""Users, and those who pretend to be: accounts that act through the services' public faces.
+"""Users: accounts that act through the services' public faces.
 
-Responsible for what honest users do (transfers, deposits, withdrawals, claims, forced transactions, and the way
-out of a frozen bridge) and for attackers with keys but no stake. Must not know what is checked. Everything goes
+Responsible for what honest users do: transfers, deposits, withdrawals, claims, forced transactions, stakes, and the
+way out of a frozen bridge. Must not know what is checked. Everything goes
 through `ChainClient` and the routes of the bridge; proofs come from the services as well.
 """
 
@@ -18,8 +18,8 @@ from chainkit.contract import NoArgs
 from chainkit.sender import TransactionSender
 from chainkit.state import account_key, storage_key
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
+from l1node.staking import UnstakeArgs
 from rollup.messenger import WithdrawArgs
-from simulation.faults import Fault
 from simulation.world import COIN, USERS, VALIDATORS, World, key_of
 
 L1_GAS = 400_000
@@ -55,6 +55,16 @@ class Bank:
     @property
     def totals(self) -> Any:
         return self.load(abi.TOTALS_KEY, abi.BridgeTotals)
+
+    def first_pending(self) -> list[int]:
+        """The batch that may be final next, if there is one."""
+        totals = self.totals
+        if totals is None or totals.head_batch == totals.final_batch:
+            return []
+        batch = self.load(abi.batch_key(totals.head_batch), abi.Batch)
+        while batch.parent != totals.final_batch:
+            batch = self.load(abi.batch_key(batch.parent), abi.Batch)
+        return [batch.index]
 
 
 class User:
@@ -162,16 +172,10 @@ class User:
         final = self.world.watcher_height
         if totals is None or final <= totals.last_batch_height + settings.escape_timeout:
             return False
-        if totals.head_batch != totals.final_batch:
-            await self.l1.send(bridge_call("finalize", abi.BatchArgs(self._first_pending(totals))), 1_500_000)
+        for index in self.bank.first_pending():
+            await self.l1.send(bridge_call("finalize", abi.BatchArgs(index)), 1_500_000)
         await self.l1.send(bridge_call("freeze"), 4_000_000)
         return True
-
-    def _first_pending(self, totals: Any) -> int:
-        batch = self.bank.load(abi.batch_key(totals.head_batch), abi.Batch)
-        while batch.parent != totals.final_batch:
-            batch = self.bank.load(abi.batch_key(batch.parent), abi.Batch)
-        return int(batch.index)
 
     async def _leave(self, totals: Any) -> None:
         """Exit with the last final balance, take back deposits that L2 never took in, claim the rest."""
@@ -209,90 +213,25 @@ async def send_probe(world: World, at: float) -> bytes:
         await asyncio.sleep(1.0)
 
 
-class Colluder:
-    """Challenges whatever is posted, with a root of its own, and then plays to lose: silently, or at random."""
+class Staker:
+    """Comes with a small stake, leaves again, and takes it back once it has unbonded."""
 
-    def __init__(self, world: World, fault: Fault) -> None:
-        self.world, self.manner = world, fault.value
-        self.rng = world.rng("colluder")
-        self.key = key_of("mallory")
-        clients = [world.client("mallory", f"v{i}", retries=0, timeout=4.0) for i in range(VALIDATORS)]
+    def __init__(self, world: World) -> None:
+        self.rng = world.rng("staker")
+        self.key = key_of("heidi")
+        clients = [world.client("heidi", f"v{i}", retries=0, timeout=4.0) for i in range(VALIDATORS)]
         self.l1 = TransactionSender(clients, self.key, 900)
-        self.bank = Bank(world)
 
     async def run(self) -> None:
         """Until cancelled."""
+        await asyncio.sleep(self.rng.uniform(2.0, 10.0))
+        await self._send("stake", NoArgs(), COIN + self.rng.randrange(COIN))
+        await asyncio.sleep(self.rng.uniform(4.0, 15.0))
+        await self._send("unstake", UnstakeArgs(COIN))
         while True:
-            await asyncio.sleep(self.rng.uniform(0.5, 3.0))
-            totals = self.bank.totals
-            if totals is not None and not totals.frozen_height:
-                with suppress(ApiError):
-                    await self._challenge(totals)
-                    await self._play(totals)
+            await asyncio.sleep(8.0)
+            await self._send("withdraw", NoArgs())
 
-    async def _challenge(self, totals: Any) -> None:
-        if totals.head_batch == totals.final_batch or self.rng.random() < 0.6:
-            return
-        batch = self.bank.load(abi.batch_key(totals.head_batch), abi.Batch)
-        root = self.rng.choice((batch.previous_root, self.rng.randbytes(32)))
-        bond = self.world.setup.settings.challenger_bond
-        await self.l1.send(bridge_call("challenge", abi.ChallengeArgs(batch.index, root), bond), 1_000_000)
-
-    async def _play(self, totals: Any) -> None:
-        if self.manner == "silent":
-            return
-        for index in range(totals.next_dispute):
-            dispute = self.bank.load(abi.dispute_key(index), abi.Dispute)
-            if dispute is None or dispute.challenger != self.key.address or dispute.stage != abi.CHOOSE:
-                continue
-            segment = self.rng.randrange(len(dispute.points) + 1)
-            await self.l1.send(bridge_call("choose", abi.ChooseArgs(index, segment)), 1_000_000)
-
-
-class Flooder:
-    """Sends junk as fast as it can: bad signatures, gapped nonces, wrong chains, bytes that are nothing."""
-
-    def __init__(self, world: World, fault: Fault) -> None:
-        self.world, self.fault = world, fault
-        self.rng = world.rng(f"flood/{fault.at}")
-        self.key = key_of("mallory")
-        self.client = world.client("mallory", fault.who[0], retries=0, timeout=4.0)
-
-    async def run(self) -> None:
-        """Until cancelled; ``value`` requests a second."""
-        while True:
-            await asyncio.sleep(1 / self.fault.value)
-            with suppress(ApiError):
-                await self._send()
-
-    async def _send(self) -> None:
-        rng, chain_id = self.rng, 901 if self.fault.who[0] == "sequencer" else 900
-        kind = rng.randrange(5)
-        if kind == 0:
-            await self.client._send(
-                "POST", "/transactions", content=rng.randbytes(rng.randrange(400)), kind="application/msgpack"
-            )
-            return
-        if kind == 1 and self.fault.who[0] != "sequencer":
-            await self.client._send(
-                "POST",
-                "/p2p/messages",
-                content=rng.randbytes(rng.randrange(1, 400)),
-                kind="application/msgpack",
-            )
-            return
-        nonce = rng.randrange(1, 1000) if kind == 2 else 0
-        body = Body(
-            chain_id + (kind == 3),
-            self.key.address,
-            nonce,
-            20_000,
-            50,
-            1,
-            Transfer(key_of("alice").address, rng.randrange(9)),
-        )
-        tx = SignedTransaction.sign(body, self.key)
-        if kind == 4:
-            forged = tx.wire[:-1] + bytes([tx.wire[-1] ^ 1])
-            tx = SignedTransaction.decode(forged)
-        await self.client.submit_many([tx])
+    async def _send(self, method: str, args: Any, value: int = 0) -> None:
+        with suppress(ApiError):
+            await self.l1.send(Call("staking", method, encode(args), value), L1_GAS)

@@ -38,6 +38,10 @@ class Disk:
         """Fail at the commit after that many more."""
         self._armed = (self.commits + commits, mode)
 
+    def disarm(self) -> None:
+        """Fail no more."""
+        self._armed = None
+
     def store_type(self) -> type["SimStore"]:
         """A `Store` whose files are on this disk."""
         return type("StoreOnDisk", (SimStore,), {"disk": self})

@@ -139,6 +139,9 @@ class Ending:
     def receipts_are_kept(self) -> None:
         """A receipt is a promise of a place in the order; it gives way to L1's verdicts and deadlines only."""
         core = self.world.processes["sequencer"].core if self.world.setup.rollup else None
+        if core is not None:
+            for event in self._reversals(core):
+                self.watcher.seen[f"L2 chain reverted: {event.data['reason']}"] += 1
         if core is None or "lie" in self.kinds or any(self._reversals(core)):
             return
         places = dict(self._places())

@@ -67,6 +67,7 @@ def draw_plan(seed: int, story: str | None = None) -> Plan:
         era_slots=rng.choice((8, 16)),
         byzantine=rng.randrange(VALIDATORS) if story == "byzantine" or rng.random() < 0.3 else None,
         second_verifier=story == "crowd" or (story == "fraud" and rng.random() < 0.3),
+        staker=rng.random() < 0.3,
         full_http=seed % 10 == 3,
         shared=seed % 10 != 7,
     )
@@ -104,11 +105,13 @@ def _draw_faults(rng: Random, story: str, setup: Setup, heal: float) -> list[Fau
     for _ in range(maybe(3)):
         one, other = rng.sample(validators + others, 2)
         faults.append(Fault("cut", *span(10.0), (one, other)))
-    for _ in range(maybe(6)):
+    for _ in range(maybe(10)):
         start, _end = span(1.0)
         mode: Mode = rng.choice(MODES)
-        how = (rng.randrange(12), mode, round(rng.choice((0.2, 1.0, 3.0, 8.0)), 1))
+        how = (rng.randrange(12), mode, round(rng.choice((0.05, 0.2, 0.5, 1.0, 3.0, 8.0)), 2))
         faults.append(Fault("crash", start, start, (rng.choice(validators + others),), how))
+    for _ in range(maybe(2, 0.4)):
+        faults.append(Fault("flap", *span(12.0), (rng.choice(validators + others),), rng.randint(2, 8)))
     for _ in range(maybe(2, 0.4)):
         victim = rng.choice(validators)
         faults.append(Fault("skew", *span(30.0), (victim,), round(rng.uniform(-0.45, 0.45), 3)))
@@ -162,7 +165,6 @@ class Harm:
 
     def __init__(self, world: World, faults: tuple[Fault, ...], heal: float) -> None:
         self._world = world
-        self._heal = heal
         self._active: list[Fault] = []
         self._rng = world.rng("harm")
         for fault in faults:
@@ -170,6 +172,11 @@ class Harm:
             if fault.until > fault.at:
                 self._at(fault.until, self._end, fault)
         world.on_up.append(self._again)
+        world.loop.call_at(heal, self._heal_disks)
+
+    def _heal_disks(self) -> None:
+        for process in self._world.processes.values():
+            process.disk.disarm()
 
     def _at(self, time: float, act: Callable[[Fault], None], fault: Fault) -> None:
         self._world.loop.call_at(time, act, fault)
@@ -214,6 +221,10 @@ class Harm:
 
     def _turn_on(self, process: Process, fault: Fault) -> None:
         core = process.core
+        if fault.kind == "flap":  # power fails again and again, a few commits after each start
+            process.restart_after = self._rng.choice((0.02, 0.1, 0.3))
+            process.disk.arm(self._rng.randrange(fault.value), self._rng.choice(MODES))
+            return
         if fault.kind == "byzantine" and core.faults is not None:
             core.faults.set({"name": fault.value})
         elif fault.kind == "lie" or fault.kind == "sulk":

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
-
 BUSY_ROUNDS = 100_000
 """Rounds of the loop within one instant after which something is busy waiting."""
 

@@ -321,6 +321,7 @@ class ReferenceBridge:
         self._moot(dispute)
 
     def _moot(self, dispute: Dispute) -> None:
+        self.seen["dispute settled by another's verdict"] += 1
         dispute.open = False
         self.bonds -= dispute.bond
         self._pay(dispute.challenger, dispute.bond)

@@ -42,6 +42,7 @@ class ReferenceL1:
         assert state_root(state) == state_root({**self.other, **self.money.state()}), "the genesis state"
         params = next(plain(c[2]) for c in self.genesis[9] if c[0] == "bridge")
         self.bridge = ReferenceBridge(params, l2_state, self.money, seen)
+        self.first_set = self._validators(0)
         self.jailed: set[bytes] = set()
         self.slashed: list[tuple[bytes, str]] = []
         self.bridge_events: list[tuple[int, str]] = []
@@ -76,6 +77,8 @@ class ReferenceL1:
         if slot // self.genesis[4] > self.era:
             self.era = slot // self.genesis[4]
             self.seen["era change"] += 1
+            if self._validators(slot) != self.first_set:
+                self.seen["era with another validator set"] += 1
 
     # --- who may say so ---
 
@@ -179,6 +182,8 @@ class ReferenceL1:
             elif name == "StakeWithdrawn":
                 self.money.move(STAKING, fields[0], fields[1])
                 self.seen["stake withdrawn"] += 1
+            elif name == "ValidatorStaked":
+                self.seen["stake added"] += 1
             elif name == "ValidatorUnjailed":
                 self.jailed.discard(fields[0])
 

@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from chainkit.chain import Chain
-from simulation.clients import Colluder, Flooder, User, send_probe
+from simulation.attackers import Colluder, Flooder
+from simulation.clients import Staker, User, send_probe
 from simulation.endings import Ending
 from simulation.faults import Fault, Harm, Plan
 from simulation.loop import VirtualLoop
@@ -62,6 +63,8 @@ async def _run(plan: Plan, result: Result) -> None:
         world.start()
         users = [User(world, name, plan.end - 30) for name in USERS]
         tasks = [asyncio.create_task(user.run()) for user in users]
+        if plan.setup.staker:
+            tasks.append(asyncio.create_task(Staker(world).run()))
         probe = asyncio.create_task(send_probe(world, plan.heal + 2))
         tasks += [asyncio.create_task(_attack(world, fault)) for fault in plan.faults]
         while world.loop.time() < plan.end and not watcher.failures:
@@ -76,6 +79,8 @@ async def _run(plan: Plan, result: Result) -> None:
             Ending(world, watcher, plan, users, probe.result() if probe.done() else b"").check()
         result.failures, result.seen, result.story = watcher.failures, watcher.seen, world.story
         result.counts = world.counts + world.network.counts
+        for process in world.processes.values():
+            result.seen.update(f"disk failed: {mode}" for mode in process.disk.failed)
         result.trace, result.simulated = world.hash.hexdigest(), world.loop.time()
         result.height = watcher.height
     finally:

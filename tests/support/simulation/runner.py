@@ -13,7 +13,44 @@ from dataclasses import replace
 from simulation.faults import Plan, draw_plan
 from simulation.run import Result, run_plan
 
-MUST_SEE: tuple[str, ...] = ()
+MUST_SEE = (
+    "L2 chain reverted: a batch was reverted on L1",
+    "batch reverted",
+    "bond forfeited",
+    "bridge frozen",
+    "catch-up from far behind",
+    "deposit refunded",
+    "disk failed: after",
+    "disk failed: before",
+    "disk failed: error",
+    "disk failed: torn",
+    "dispute lost on time by the challenger",
+    "dispute lost on time by the defender",
+    "dispute settled by another's verdict",
+    "era change",
+    "era with another validator set",
+    "exit from the frozen bridge",
+    "false batch posted",
+    "forced transaction executed",
+    "forced transaction refused by L2",
+    "jailed leader",
+    "one-step proof at the first step",
+    "one-step proof at the last step",
+    "one-step proof for the defender",
+    "one-step proof of a lie",
+    "reverted batch re-posted",
+    "sequencer's receipt checked",
+    "several disputes on one batch",
+    "slash paid",
+    "slashed for double-propose",
+    "slashed for double-vote",
+    "slashed for vote-lower",
+    "stake withdrawn",
+    "true batch challenged",
+    "two branches at one height",
+    "withdrawal claimed",
+)
+"""Rare branches; over `ENOUGH_SEEDS` seeds each must be seen, or the seeds are not as good as they look."""
 ENOUGH_SEEDS = 300
 
 
@@ -80,7 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _report(plan)
             break
     _summary(total, len(seeds), time.time() - began)
-    return 1 if failed else 0
+    unseen = [name for name in MUST_SEE if not total.seen[name]]
+    if unseen:
+        print(f"never seen: {', '.join(unseen)}")
+    return 1 if failed or (unseen and len(seeds) >= ENOUGH_SEEDS) else 0
 
 
 def _tell(result: Result) -> None:

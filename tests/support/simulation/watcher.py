@@ -19,8 +19,11 @@ from chainkit.keys import is_dev_address
 from chainkit.transaction import Call
 from simulation.process import Process
 from simulation.reference_l1 import ReferenceL1
+from simulation.reference_merkle import tagged
 from simulation.reference_money import transaction_id
 from simulation.world import VALIDATORS, World, key_of
+
+FAR_BEHIND = 8  # blocks
 
 
 class PromiseBroken(AssertionError):  # noqa: N818
@@ -47,6 +50,8 @@ class Watcher:
         self.reference.bridge.honest = key_of("verifier").address
         self._final: dict[str, int] = {}
         self._said: dict[bytes, dict[int, tuple[int, bytes]]] = {}
+        self._led: dict[tuple[bytes, int], bytes] = {}
+        self._proposed: dict[int, bytes] = {}
         self._honest = {
             key_of(f"validator-{i}").address for i in range(VALIDATORS) if i != world.setup.byzantine
         }
@@ -55,6 +60,7 @@ class Watcher:
             process.disk.on_commit = self._later(process)
         self._asked: set[str] = set()
         self._reached: dict[str, int] = {}
+        self._behind: set[str] = set()
 
     def _later(self, process: Process) -> Callable[[], None]:
         """Look at a process once the callback that is writing has ended."""
@@ -97,6 +103,7 @@ class Watcher:
             raise PromiseBroken(f"P8 {process.name} went back from final block {known} to {height}")
         if height == known:
             return
+        self._caught_up(process.name, height)
         for stored in store.blocks_from(known + 1, height - known):
             assert stored.certificate is not None, "a final block has a certificate"
             self._final_block(process.name, stored.height, stored.hash, stored.block, stored.certificate)
@@ -129,6 +136,15 @@ class Watcher:
         """The id of an L2 transaction in a batch; junk has none."""
         tx = msgspec.msgpack.decode(wire)
         return transaction_id(tx) if isinstance(tx, list) else wire
+
+    def _caught_up(self, name: str, height: int) -> None:
+        """Whether a process that was far behind has come back."""
+        behind = self.height - height
+        if behind >= FAR_BEHIND:
+            self._behind.add(name)
+        elif behind <= 2 and name in self._behind:
+            self._behind.discard(name)
+            self.seen["catch-up from far behind"] += 1
 
     def _note_blindness(self) -> None:
         """How many L1 blocks the longest notarized chain is ahead of what each rollup node has seen as final."""
@@ -174,7 +190,15 @@ class Watcher:
         except msgspec.DecodeError:
             return
         for message in messages:
-            if message[0] == 1:
+            if message[0] == 0:
+                header = message[1][0][0]
+                if header[5] in self._honest:
+                    block_hash = tagged("header", msgspec.msgpack.encode(header))
+                    if self._led.setdefault((header[5], header[2]), block_hash) != block_hash:
+                        self.fail("P7", f"an honest leader proposed twice in slot {header[2]}")
+                if self._proposed.setdefault(header[1], header[4]) != header[4]:
+                    self.seen["two branches at one height"] += 1
+            elif message[0] == 1:
                 _, slot, height, block_hash, voter, _ = message[1]
                 self._vote(voter, slot, height, block_hash)
 
@@ -203,6 +227,7 @@ class Watcher:
         if tip.header.height < known:
             raise PromiseBroken(f"P8 {process.name} went back from L1 block {known} to {tip.header.height}")
         self._final[process.name] = tip.header.height
+        self._caught_up(process.name, tip.header.height)
         self.reference.compare_derivation(process.name, derivation)
 
 

@@ -56,6 +56,7 @@ class Setup:
     byzantine: int | None = None
     """The index of the validator whose engine can break the rules."""
     second_verifier: bool = False
+    staker: bool = False
     bridge: bool = True
     rollup: bool = True
     full_http: bool = False
@@ -124,7 +125,7 @@ def l1_genesis(setup: Setup) -> Genesis:
     """Four equal validators, staking, and the bridge."""
     names = [f"validator-{index}" for index in range(VALIDATORS)]
     funds = dict.fromkeys((*USERS, *ATTACKERS), USER_FUNDS)
-    funds |= dict.fromkeys(("sequencer", "verifier", "judy", "probe"), USER_FUNDS)
+    funds |= dict.fromkeys(("sequencer", "verifier", "judy", "heidi", "probe"), USER_FUNDS)
     funds |= dict.fromkeys(names, 100 * COIN)
     accounts = [GenesisAccount(key_of(name).address, amount, name) for name, amount in funds.items()]
     l2 = l2_genesis()
@@ -310,6 +311,7 @@ class World:
         """Stop everything and remove the files."""
         try:
             for process in self.processes.values():
+                process.disk.disarm()
                 await process.stop()
         finally:
             shutil.rmtree(self.path, ignore_errors=True)
