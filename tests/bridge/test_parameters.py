@@ -66,7 +66,7 @@ def test_the_bounds_themselves_are_accepted() -> None:
 def test_moves_of_a_side_count_the_opening_and_the_proof() -> None:
     assert moves_of_a_side(replace(SETTINGS, max_steps=64, bisection=4)) == 3 + 2
     assert moves_of_a_side(replace(SETTINGS, max_steps=65, bisection=4)) == 4 + 2
-    assert moves_of_a_side(abi.BridgeSettings(sequencer=address("sequencer"))) == 5 + 2
+    assert moves_of_a_side(abi.BridgeSettings(sequencer=address("sequencer"))) == 3 + 2
 
 
 @given(n=st.integers(1, 10**6), k=st.integers(2, 64))

@@ -8,6 +8,7 @@ from bridge_harness import SETTINGS, Posted, address, l2_transfer, l2_withdraw, 
 from followed_world import Followed
 
 from bridge import abi
+from bridge.settings import moves_of_a_side
 from chainkit.codec import decode
 from rollup.derived import DerivedBatch
 from rollup.faults import frivolous_move, frivolous_root
@@ -71,6 +72,23 @@ def test_any_single_lie_is_proven_in_as_many_moves_as_promised(count, bisection)
         assert 1 + calls["verifier"] <= ceil_log(count, bisection) + 2
         assert world.derived(1).status == abi.REVERTED
         assert world.derivation.safe_batch.index == 0
+
+
+@pytest.mark.parametrize("lie_at", [0, 6_543, 9_999])
+def test_ten_thousand_steps_take_few_moves_of_each_side(lie_at: int) -> None:
+    """As the bridge is set unless somebody chooses otherwise: three cuts, so five moves at most, and small ones."""
+    usual = abi.BridgeSettings(sequencer=SEQUENCER)
+    changed = {"bisection": usual.bisection, "max_steps": usual.max_steps}
+    world = Followed(msgspec.structs.replace(SETTINGS, **changed))
+    posted = world.post((0, [b"x"] * 9_999), lie=steal_at(lie_at))
+    batch = world.derived(1)
+    assert batch.record.steps == 10_000
+    dispute = world.challenge_with(1, batch.computed_root)
+    calls = world.play_out(dispute, {"sequencer": posted.told, "verifier": world_trace(world)})
+    verdict = world.dispute(dispute)
+    assert (verdict.winner, verdict.low) == ("challenger", lie_at)
+    assert calls["sequencer"] <= 3
+    assert 1 + calls["verifier"] <= 5 <= moves_of_a_side(usual)
 
 
 _TRACES: dict[bytes, Trace] = {}
