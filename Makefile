@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SEEDS ?= 20
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo up compare test lab-check compose-test lint format clean
+.PHONY: help demo up compare test lab-check compose-test sim lint format clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,6 +28,10 @@ lab-check: $(RUN_STAMP) ## Run two experiments with their controls; the commit c
 
 compose-test: $(DEV_STAMP) ## Test the containers on a real Docker Engine
 	$(BIN)/pytest tests/compose --durations=8 $(ARGS)
+
+sim: $(DEV_STAMP) ## Simulate the whole system under faults: SEEDS=20 many, or SEED=k one (FAULTS=1,2 of it)
+	PYTHONPATH=tests/support $(BIN)/python -m simulation --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
 
 lint: $(DEV_STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -150,9 +150,9 @@ def _rollup_faults(rng: Random, story: str, heal: float) -> list[Fault]:
         faults.append(Fault("sulk", start, heal, ("sequencer",), value))
     if story == "escape":
         name = rng.choice(("halt", "withhold", "gone"))
-        value = None if name == "gone" else {"name": name}
+        what = None if name == "gone" else {"name": name}
         faults.append(
-            Fault("gone" if name == "gone" else "sulk", rng.uniform(10.0, 20.0), 1e6, ("sequencer",), value)
+            Fault("gone" if name == "gone" else "sulk", rng.uniform(10.0, 20.0), 1e6, ("sequencer",), what)
         )
     if rng.random() < 0.2 and story in ("storm", "fraud"):
         start = rng.uniform(4.0, heal)

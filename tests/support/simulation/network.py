@@ -7,7 +7,7 @@ the requester learns of a lost one by its own timeout, as with real sockets.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
     kind: str
 
 
-Handler = Callable[[str, str, dict[str, Any], bytes, str], Awaitable[Answer]]
+Handler = Callable[[str, str, dict[str, Any], bytes, str], Coroutine[Any, Any, Answer]]
 """(method, path, parameters, body, content type) -> answer."""
 
 
@@ -190,14 +190,14 @@ class SimHttp(httpx.AsyncClient):
     def __init__(self, **_: Any) -> None:
         super().__init__(transport=NoTransport(), trust_env=False)
 
-    async def post(self, url: Any, **options: Any) -> httpx.Response:
+    async def post(self, url: Any, **options: Any) -> Any:
         parts = urlsplit(str(url))
         kind = options["headers"]["content-type"]
         answer = await self._ask("POST", parts, None, options["content"], kind, options["timeout"])
-        return httpx.Response(answer.status, content=answer.body)
+        return _Posted(answer)
 
     @asynccontextmanager
-    async def stream(self, method: str, url: Any, **options: Any) -> AsyncIterator[Any]:  # type: ignore[override]
+    async def stream(self, method: str, url: Any, **options: Any) -> AsyncIterator[Any]:
         parts = urlsplit(str(url))
         yield _Raw(await self._ask(method, parts, options["params"], b"", "", options["timeout"]))
 
@@ -211,6 +211,15 @@ class SimHttp(httpx.AsyncClient):
         except Unreachable as error:
             failure = httpx.ReadTimeout if error.late else httpx.ConnectError
             raise failure(str(error)) from None
+
+
+class _Posted:
+    """What `Gossip` reads of an answer; an `httpx.Response` costs more than the rest of a message's way."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.status_code = answer.status
+        self.is_error = answer.status >= 400
+        self.text = answer.body.decode(errors="replace")
 
 
 class _Raw:

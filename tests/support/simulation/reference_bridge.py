@@ -8,12 +8,12 @@ rollup. It is told only that a call succeeded; an `AssertionError` begins with t
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from simulation.reference_l2 import L2State, steps_of
-from simulation.reference_merkle import list_root, tagged
+from simulation.reference_merkle import tagged
 from simulation.reference_money import Money, packed, plain
+from simulation.reference_records import Batch, Dispute
 
 BRIDGE = tagged("contract", b"bridge")
 SETTINGS = [
@@ -25,65 +25,6 @@ STALL_FACTOR = 2
 BLIND_BLOCKS = 5
 """A side that was this many L1 blocks behind may miss a window that is counted in L1 blocks: P12 and P13 are
 promised to those who see L1's final blocks in time (docs/SIMULATION.md)."""
-
-
-@dataclass
-class Batch:
-    """A batch and the truth about it. ``state`` is what L2 really is after it."""
-
-    index: int
-    parent: int
-    first_block: int
-    blocks: int
-    inbox_to: int
-    steps: list[Any]
-    claimed: bytes
-    root: bytes
-    state: L2State
-    start: L2State
-    line_true: bool
-    proposer: bytes
-    bond: int
-    height: int
-    status: str = "pending"
-
-    @property
-    def steps_root(self) -> bytes:
-        return list_root([tagged("step", packed(step)) for step in self.steps])
-
-
-@dataclass
-class Dispute:
-    """A game; positions count steps, ``clocks`` are defender's and challenger's blocks left."""
-
-    index: int
-    batch: int
-    challenger: bytes
-    claimed: bytes
-    bond: int
-    low: int
-    high: int
-    low_root: bytes
-    high_root: bytes
-    clocks: list[int]
-    last: int
-    turn: int = 0
-    points: list[bytes] = field(default_factory=list)
-    open: bool = True
-    winner: str = ""
-
-    def cuts(self, k: int) -> list[int]:
-        n = min(k, self.high - self.low)
-        return [self.low + i * (self.high - self.low) // n for i in range(n + 1)]
-
-    def spend(self, height: int) -> None:
-        self.clocks[self.turn] -= height - self.last
-        assert self.clocks[self.turn] >= 0, f"P13 a move in dispute {self.index} after its clock ran out"
-        self.last = height
-
-    def narrowed(self) -> None:
-        self.turn = 1 if self.high - self.low == 1 else 0
-        self.points = []
 
 
 class ReferenceBridge:
@@ -130,7 +71,8 @@ class ReferenceBridge:
         """What escrow owes in a state of L2: balances and withdrawals not claimed."""
         left = sum(entry[3] for entry in batch.state.withdrawals if entry[0] not in self.paid["claim"])
         gone = sum(batch.state.money.balance(account) for account in self.paid["exit"])
-        return batch.state.money.total - gone + left
+        held: int = batch.state.money.total - gone + left
+        return held
 
     def check(self) -> None:
         """P1, P5 and P15, after a block."""

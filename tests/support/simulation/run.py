@@ -93,9 +93,10 @@ async def _run(plan: Plan, result: Result) -> None:
 
 async def _attack(world: World, fault: Fault) -> None:
     """The faults that are somebody's doing."""
-    kinds = {"collude": Colluder, "flood": Flooder}
-    if fault.kind in kinds:
+    kinds: dict[str, type[Colluder | Flooder]] = {"collude": Colluder, "flood": Flooder}
+    kind = kinds.get(fault.kind)
+    if kind is not None:
         await asyncio.sleep(fault.at)
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.1, fault.until - fault.at)):
-                await kinds[fault.kind](world, fault).run()
+                await kind(world, fault).run()

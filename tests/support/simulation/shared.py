@@ -17,7 +17,7 @@ import chainkit.keys
 import chainkit.transaction
 import rollup.receipt
 from chainkit.block import Block, ValidatorSet
-from chainkit.chain import Chain, ExecutedBlock, InvalidBlock
+from chainkit.chain import Chain, ExecutedBlock
 from chainkit.codec import Address
 from chainkit.keys import KeyPair
 from chainkit.merkle import Tree
@@ -63,9 +63,6 @@ class SharedChain(Chain):
         return found
 
 
-assert InvalidBlock  # raised by `execute`; never kept
-
-
 @contextmanager
 def patched(*, signatures: str = "shared") -> Iterator[None]:
     """Run with ``signatures``: "real" (each node checks), "shared" (each is checked once), or "stand-in".
@@ -80,7 +77,7 @@ def patched(*, signatures: str = "shared") -> Iterator[None]:
         for module in _VERIFIERS:
             module.verify = check
     if signatures == "stand-in":
-        KeyPair.sign = _stand_in_sign  # type: ignore[method-assign]
+        KeyPair.sign = _stand_in_sign  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
