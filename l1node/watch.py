@@ -5,6 +5,8 @@ signed messages that contradict each other (`l1node.evidence`).
 Must not know blocks, stakes or validator sets, nor check signatures: whoever calls it does.
 """
 
+from collections.abc import Iterator
+
 from chainkit.block import SignedHeader, Vote
 from chainkit.codec import Address, Bytes32
 from l1node.evidence import Evidence, ProposalEvidence, VoteEvidence
@@ -36,6 +38,7 @@ class Watch:
     def __init__(self, evidence_slots: int = EVIDENCE_SLOTS) -> None:
         self._evidence_slots = evidence_slots
         self._votes: dict[int, dict[Address, Vote]] = {}
+        self._of_voter: dict[Address, dict[int, Vote]] = {}
         self._highest: dict[Address, Vote] = {}
         self._headers: dict[tuple[int, Address], list[SignedHeader]] = {}
         self._reported: set[tuple[str, int, Address]] = set()
@@ -53,20 +56,27 @@ class Watch:
 
     def contradicted(self, vote: Vote) -> VoteEvidence | None:
         """Evidence, not reported before, that this vote and one that is kept are an offence."""
-        seen = [slot[vote.voter] for slot in self._votes.values() if vote.voter in slot]
-        highest = self._highest.get(vote.voter)
-        if highest is not None:
-            seen.append(highest)
-        for other in seen:
+        for other in self._seen(vote):
             evidence = contradiction(other, vote)
             if evidence is not None and _offence(evidence) not in self._reported:
                 return evidence
         return None
 
+    def _seen(self, vote: Vote) -> Iterator[Vote]:
+        """The voter's kept votes that may contradict this one: a cheap look at each, as there are many."""
+        slot, height = vote.slot, vote.height
+        for other in self._of_voter.get(vote.voter, {}).values():
+            if other.slot == slot or (other.slot < slot) == (other.height > height):
+                yield other
+        highest = self._highest.get(vote.voter)
+        if highest is not None:
+            yield highest
+
     def keep(self, vote: Vote) -> None:
         """Remember a verified vote: the first of its voter and slot, and the voter's highest."""
         if vote.slot >= self._floor:
             self._votes.setdefault(vote.slot, {}).setdefault(vote.voter, vote)
+            self._of_voter.setdefault(vote.voter, {}).setdefault(vote.slot, vote)
         highest = self._highest.get(vote.voter)
         if highest is None or vote.height >= highest.height:
             self._highest[vote.voter] = vote
@@ -101,7 +111,9 @@ class Watch:
         """Forget what is too old in ``slot``."""
         self._floor = max(self._floor, slot - RECENT_SLOTS)
         for old in [s for s in self._votes if s < self._floor]:
-            del self._votes[old]
+            for voter in self._votes.pop(old):
+                del self._of_voter[voter][old]
+        self._of_voter = {voter: votes for voter, votes in self._of_voter.items() if votes}
         for place in [p for p in self._headers if p[0] < self._floor]:
             del self._headers[place]
         for voter in [v for v, vote in self._highest.items() if self._expired(vote, slot)]:
