@@ -56,6 +56,11 @@ class BurnDown:
         return await _rollup(world, control)
 
 
+async def _in_market(world: World) -> int:
+    """What the market holds for those who paid (gwei)."""
+    return int((await world.app.contract("inference_market"))["balance"])
+
+
 async def _burn(world: World, names: Sequence[str], *, survivors: int = 0) -> None:
     """Kill these and delete their data; the first ``survivors`` keep their disks."""
     for name in names:
@@ -94,6 +99,7 @@ async def _rollup(world: World, control: bool) -> Seen:
 
 
 async def _chain(world: World, control: bool) -> Seen:
+    await lock_in_market(world, "carol", "dave", LOCKED)
     await pay(world, "alice", "bob", PAID, at="finalized")
     owed = await world.balance(world.l1, "bob", "finalized")
     begin = world.now()
@@ -117,7 +123,8 @@ async def _chain(world: World, control: bool) -> Seen:
         "plain_owed": owed,
         "plain_recovered": 0 if lost else owed,
         "plain_percent": percent,
-        "in_app_percent": percent,
+        "in_app_owed": LOCKED,
+        "in_app_percent": 100 * await _in_market(world) // LOCKED,
     }
     told = (
         "the chain begins again at its genesis: what was paid since is lost"
@@ -133,9 +140,10 @@ async def _side_chain(world: World, control: bool) -> Seen:
     owed = await world.balance(world.app, "bob", "finalized") - FEES
     others, begin = world.devnet.config.kind.others, world.now()
     await _burn(world, others, survivors=SURVIVORS * control)  # the side chain's validators come first
-    paid = 0
+    paid = in_app = 0
     if control:
         await asyncio.to_thread(world.devnet.restart, *others)
+        in_app = await _in_market(world)
         paid = await committee_pays(world, "bob", owed)
         told = f"two validators remember, the others learn from them: bob has {paid} of {owed} gwei on L1"
     else:
@@ -147,7 +155,8 @@ async def _side_chain(world: World, control: bool) -> Seen:
         "plain_owed": owed,
         "plain_recovered": paid,
         "plain_percent": percent,
-        "in_app_percent": percent,
+        "in_app_owed": LOCKED,
+        "in_app_percent": 100 * in_app // LOCKED,
     }
     seconds = round(world.now() - begin, 1) if paid else None
     outcome = Outcome(percent, seconds, "a third of the side chain's validators, with their disks")
