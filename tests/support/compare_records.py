@@ -92,7 +92,7 @@ def _side(control: bool, good: bool, told: str, percent: int, seconds: float | N
         "held": not control if good else None,
         "told": told if good else "",
         "outcome": outcome if good else None,
-        "measured": {"l1_blocks": 3, "who": "nobody"},
+        "measured": {"l1_blocks": 3, "who": "nobody", "in_app_percent": 0},
         "error": "" if good else "a service did not answer",
         "seconds": 5.0,
     }

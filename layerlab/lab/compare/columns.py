@@ -332,7 +332,25 @@ SECTIONS: Final = (
         sidechain=("committee-colludes", "operator-steals", "double-spend"),
         sovereign=("double-spend", "operator-steals"),
     ),
-    _risk("data_availability", "data availability", "everything above L1 is deleted", "burn-down"),
+    Section(
+        "data_availability",
+        "risks",
+        "data availability",
+        "everything above L1 is deleted",
+        (
+            *_outcome("data_availability"),
+            Column(
+                "data_availability_in_app_percent",
+                "in apps",
+                "%",
+                _trial(False, "measured", "in_app_percent"),
+                _whole,
+                "recovered of what applications hold; the first column counts plain balances",
+            ),
+        ),
+        _WINDOWS,
+        ("burn-down",),
+    ),
     _risk(
         "exit_window", "exit window", "the rules change against the users", "malicious-upgrade", "rule-change"
     ),
