@@ -23,7 +23,7 @@ def test_each_has_a_name_of_its_own_and_a_question() -> None:
         assert experiment.question.endswith("?")
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=str)
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS.keys())
 def test_each_is_for_models_that_there_are(experiment: Experiment) -> None:
     assert set(experiment.hypothesis) <= set(MODELS)
     assert set(experiment.hypothesis) == set(experiment.control)
