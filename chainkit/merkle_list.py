@@ -31,20 +31,31 @@ def list_root(leaves: Sequence[bytes]) -> bytes:
     return _root(len(leaves), level[0] if level else bytes(HASH_SIZE))
 
 
+def list_tree(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """Every level of the tree over ``leaves``, from the bottom up, for ``tree_proof``."""
+    levels = [[sha256(LIST_LEAF + leaf).digest() for leaf in leaves]]
+    while len(levels[-1]) > 1:
+        levels.append(_parents(levels[-1]))
+    return levels
+
+
 def list_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
     """The siblings of element ``index``, from the bottom up, for ``verify_list_proof``.
 
     Raises IndexError if ``leaves`` has no such element.
     """
-    if not 0 <= index < len(leaves):
-        raise IndexError(f"no element {index} in a list of {len(leaves)}")
-    level = [sha256(LIST_LEAF + leaf).digest() for leaf in leaves]
+    return tree_proof(list_tree(leaves), index)
+
+
+def tree_proof(levels: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
+    """What ``list_proof`` gives, from the ``list_tree`` of the list: for who needs many."""
+    if not 0 <= index < len(levels[0]):
+        raise IndexError(f"no element {index} in a list of {len(levels[0])}")
     siblings: list[bytes] = []
-    while len(level) > 1:
+    for level in levels[:-1]:
         beside = index ^ 1
         if beside < len(level):  # an odd last node is promoted: it has no sibling here
             siblings.append(level[beside])
-        level = _parents(level)
         index >>= 1
     return siblings
 
@@ -53,6 +64,15 @@ def verify_list_proof(root: bytes, index: int, count: int, leaf: bytes, proof: S
     """Check that element ``index`` of the list of ``count`` elements under ``root`` is ``leaf``.
 
     Exactly one proof is accepted, that of ``list_proof``. Raises ProofError for anything else.
+    """
+    if proven_root(index, count, leaf, proof) != root:
+        raise ProofError("the proof is not of this root")
+
+
+def proven_root(index: int, count: int, leaf: bytes, proof: Sequence[bytes]) -> bytes:
+    """The root that ``proof`` leads to, if element ``index`` of ``count`` is ``leaf``.
+
+    Raises ProofError for a proof that leads to none.
     """
     if not 0 <= index < count <= _MAX_COUNT:
         raise ProofError("the index is outside the list")
@@ -72,8 +92,7 @@ def verify_list_proof(root: bytes, index: int, count: int, leaf: bytes, proof: S
         last >>= 1
     if next(siblings, None) is not None:
         raise ProofError("the proof is too long")
-    if _root(count, top) != root:
-        raise ProofError("the proof is not of this root")
+    return _root(count, top)
 
 
 def _parents(level: list[bytes]) -> list[bytes]:

@@ -19,7 +19,7 @@ from chainkit.execution import Receipt
 from chainkit.merkle import Tree
 from chainkit.transaction import SignedTransaction
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "node.db"
 
 _SCHEMA = """
@@ -29,7 +29,7 @@ CREATE TABLE blocks (
   height INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, block BLOB NOT NULL, certificate BLOB);
 CREATE TABLE transactions (
   height INTEGER NOT NULL, position INTEGER NOT NULL, id BLOB NOT NULL, executed INTEGER NOT NULL,
-  wire BLOB NOT NULL, receipt BLOB NOT NULL, signed_receipt BLOB,
+  wire BLOB NOT NULL, receipt BLOB NOT NULL,
   PRIMARY KEY (height, position)) WITHOUT ROWID;
 CREATE INDEX transactions_by_id ON transactions (id);
 CREATE TABLE events (
@@ -43,7 +43,8 @@ class StoreError(Exception):
 
 
 class StoredBlock(NamedTuple):
-    """A block as it was put: its encoded bytes and its encoded certificate, if it has one."""
+    """A block as it was put: its encoded bytes and its encoded certificate, if it has one (on a rollup, what
+    the sequencer signed for it)."""
 
     height: int
     hash: Bytes32
@@ -58,7 +59,6 @@ class StoredTransaction(NamedTuple):
     position: int
     wire: bytes
     receipt: Receipt
-    signed_receipt: bytes | None
 
 
 class StoredEvent(NamedTuple):
@@ -277,18 +277,11 @@ class Store:
         )
         with self.transaction():
             self._write("INSERT INTO blocks VALUES (?, ?, ?, ?)", [(height, block_hash, block, certificate)])
-            self._write("INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, NULL)", rows)
+            self._write("INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def set_certificate(self, height: int, certificate: bytes) -> None:
         """Add the certificate of a stored block."""
         self._write("UPDATE blocks SET certificate = ? WHERE height = ?", [(certificate, height)])
-
-    def set_signed_receipt(self, height: int, position: int, signed_receipt: bytes) -> None:
-        """Keep the promise that was given for a stored transaction."""
-        self._write(
-            "UPDATE transactions SET signed_receipt = ? WHERE height = ? AND position = ?",
-            [(signed_receipt, height, position)],
-        )
 
     def remove_blocks_above(self, height: int) -> None:
         """Drop the blocks after ``height`` and their transactions (a rollup reverts). Events stay."""
@@ -316,7 +309,7 @@ class Store:
     def transaction_by_id(self, tx_id: Bytes32) -> StoredTransaction | None:
         """Where a transaction stands; of several places (a replay on a rollup), where it was executed."""
         row = self._run(
-            "SELECT height, position, wire, receipt, signed_receipt FROM transactions WHERE id = ? "
+            "SELECT height, position, wire, receipt FROM transactions WHERE id = ? "
             "ORDER BY executed DESC, height DESC LIMIT 1",
             (tx_id,),
         ).fetchone()
@@ -325,11 +318,16 @@ class Store:
     def transactions_of(self, height: int) -> list[StoredTransaction]:
         """The transactions of a block, in order."""
         rows = self._run(
-            "SELECT height, position, wire, receipt, signed_receipt FROM transactions WHERE height = ? "
+            "SELECT height, position, wire, receipt FROM transactions WHERE height = ? "
             "ORDER BY position",
             (height,),
         )
         return [_stored_transaction(row) for row in rows]
+
+    def transaction_ids(self, height: int) -> list[Bytes32]:
+        """The ids of a block's transactions, in order."""
+        rows = self._run("SELECT id FROM transactions WHERE height = ? ORDER BY position", (height,))
+        return [row[0] for row in rows]
 
     # --- events ---
 
@@ -373,8 +371,8 @@ class Store:
 
 
 def _stored_transaction(row: tuple[Any, ...]) -> StoredTransaction:
-    height, position, wire, receipt, signed_receipt = row
-    return StoredTransaction(height, position, wire, decode(Receipt, receipt), signed_receipt)
+    height, position, wire, receipt = row
+    return StoredTransaction(height, position, wire, decode(Receipt, receipt))
 
 
 def _short(value: bytes | None) -> str:

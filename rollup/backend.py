@@ -17,9 +17,11 @@ from chainkit.store import StoredBlock
 from chainkit.transaction import SignedTransaction
 from rollup.block import L2Block, decode_transaction
 from rollup.node import RollupNode
-from rollup.receipt import SequencerReceipt
+from rollup.receipt import BlockPromise, BlockReceipts
 from rollup.stf import Deposit, Forced, Step, decode_step
 
+KEPT_RECEIPTS = 16
+"""Blocks whose receipts are kept at hand: about 100 bytes a transaction."""
 READY_LAG = 12
 """L1 blocks that the derivation may be behind what L1 says is final, and still be ready."""
 
@@ -34,6 +36,7 @@ class RollupBackend:
         self.node = node
         self._l1_final = l1_final
         self._on_submit = on_submit
+        self._receipts_of: dict[Bytes32, BlockReceipts] = {}  # by block hash, oldest first
 
     @property
     def genesis(self) -> Genesis:
@@ -108,8 +111,8 @@ class RollupBackend:
             return None
         block = self.node.store.block_by_height(stored.height)
         promise = None
-        if stored.signed_receipt is not None:
-            promise = to_json(decode(SequencerReceipt, stored.signed_receipt))
+        if block is not None and block.certificate is not None:
+            promise = to_json(self._receipts(block, block.certificate).receipt(stored.position))
         return TransactionView(
             SignedTransaction.decode(stored.wire),
             self._status_of(stored.height),
@@ -119,6 +122,18 @@ class RollupBackend:
             stored.receipt,
             extra={"sequencer_receipt": promise},
         )
+
+    def _receipts(self, block: StoredBlock, promise: bytes) -> BlockReceipts:
+        """The receipts of a stored block; those of the blocks that were asked for last are kept."""
+        kept = self._receipts_of
+        found = kept.pop(block.hash, None)
+        if found is None:
+            ids = self.node.store.transaction_ids(block.height)
+            found = BlockReceipts(decode(BlockPromise, promise), ids)
+        kept[block.hash] = found
+        if len(kept) > KEPT_RECEIPTS:
+            del kept[next(iter(kept))]
+        return found
 
     def pending_nonce(self, address: Address) -> int:
         return self.node.mempool.next_nonce(address, self.node.account(address))

@@ -1,6 +1,6 @@
 """The local chain of a rollup node: the L2 blocks that it serves, on disk and in memory.
 
-Responsible for extending it, for going back when L1 says otherwise, and for the signed receipts.
+Responsible for extending it, for going back when L1 says otherwise, and for what the sequencer signs.
 Must not know of L1, batches or who decides what goes into a block.
 
 Blocks up to a base (the last batch known to be true) are only on disk; those above are in memory too, with
@@ -19,7 +19,7 @@ from chainkit.merkle import Tree
 from chainkit.store import Store, StoredBlock, StoreError
 from chainkit.transaction import SignedTransaction
 from rollup.block import L2Block, execute_block
-from rollup.receipt import SequencerReceipt
+from rollup.receipt import BlockPromise
 from rollup.stf import Deposit, Forced, Step, decode_step
 
 
@@ -76,7 +76,7 @@ class LocalChain:
         return self.base_cursor + sum(inbox_count(block) for block in self.recent)
 
     def append(self, block: L2Block) -> None:
-        """Put a block on disk with its events and signed receipts, all or nothing; then it is the head."""
+        """Put a block on disk with its events and its receipts' signature, all or nothing; then it is the head."""
         with self.store.transaction():
             self._write(block)
         self.recent.append(block)
@@ -146,11 +146,12 @@ class LocalChain:
     def _write(self, block: L2Block) -> None:
         height = block.header.height
         pairs = executed(block)
-        self.store.put_block(encode(block.block), height, block.hash, None, pairs)
-        if self.key is not None:
-            for position, (tx, _) in enumerate(pairs):
-                promise = SequencerReceipt.sign(self.key, self.rules.chain_id, tx.id, height, position)
-                self.store.set_signed_receipt(height, position, encode(promise))
+        promise = None
+        if self.key is not None and pairs:
+            promise = encode(
+                BlockPromise.sign(self.key, self.rules.chain_id, height, [tx.id for tx, _ in pairs])
+            )
+        self.store.put_block(encode(block.block), height, block.hash, promise, pairs)
         for step, receipt in zip(block.steps, block.receipts, strict=True):
             if isinstance(step, Deposit):
                 data = {

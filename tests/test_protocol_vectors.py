@@ -97,8 +97,14 @@ def test_sequencer_receipt() -> None:
     vector = VECTORS["sequencer_receipt"]
     receipt = decode(SequencerReceipt, unhex(vector["bytes"]))
     assert receipt.valid()
-    place = msgspec.msgpack.encode([901, unhex(vector["tx_id"]), vector["height"], vector["position"]])
-    message = plain_hash("sequencer-receipt", place)
+    ids = [unhex(tx_id) for tx_id in vector["block"]]
+    assert receipt.tx_id == ids[vector["position"]] == unhex(vector["tx_id"])
+    leaves = [sha256(b"\x10" + tx_id).digest() for tx_id in ids]
+    left = [sha256(b"\x11" + a + b).digest() for a, b in (leaves[:2], leaves[2:4])]
+    assert receipt.path == [leaves[2], left[0], leaves[4]]
+    top = sha256(b"\x11" + sha256(b"\x11" + left[0] + left[1]).digest() + leaves[4]).digest()
+    root = sha256(b"\x12" + (5).to_bytes(8, "big") + top).digest()
+    message = plain_hash("sequencer-receipt", msgspec.msgpack.encode([901, vector["height"], root]))
     Ed25519PublicKey.from_public_bytes(receipt.sequencer).verify(receipt.signature, message)
 
 

@@ -42,7 +42,7 @@ def test_a_block_that_cannot_be_written_is_not_the_head(
         raise StoreError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sequencer.node.store, "set_signed_receipt", fail)
+        patch.setattr(sequencer.node.store, "put_block", fail)
         with pytest.raises(StoreError):
             sequencer.node.produce(stack.now())
     assert (sequencer.heads, sequencer.stored) == before

@@ -44,7 +44,7 @@ from rollup.fault_switch import FaultSwitch
 from rollup.faults import FaultSet
 from rollup.node import Role, RollupNode
 from rollup.outbox import Outbox
-from rollup.receipt import SequencerReceipt
+from rollup.receipt import BlockPromise, BlockReceipts
 from rollup.service import HEARTBEAT_SHARE
 
 GAS = 20_000_000
@@ -113,25 +113,24 @@ class Member:
         return {name: (b.header.height, b.hash, b.tree.root) for name, b in blocks.items()}
 
     @property
-    def stored(self) -> list[tuple[int, bytes, list[tuple[bytes, bytes | None]]]]:
-        """Every L2 block on disk with its transactions and the receipts signed for them."""
+    def stored(self) -> list[tuple[int, bytes, bytes | None, list[bytes]]]:
+        """Every L2 block on disk with what the sequencer signed for it, and its transactions' receipts."""
         store = self.node.store
         return [
-            (
-                b.height,
-                b.hash,
-                [(encode(t.receipt), t.signed_receipt) for t in store.transactions_of(b.height)],
-            )
+            (b.height, b.hash, b.certificate, [encode(t.receipt) for t in store.transactions_of(b.height)])
             for b in store.blocks_from(1, 10_000)
         ]
 
     def promises(self) -> dict[bytes, tuple[int, int]]:
         """Transaction -> (height, position) of every signed receipt on disk; each must be valid."""
         found = {}
-        for height, _, transactions in self.stored:
-            for position, (_, signed) in enumerate(transactions):
+        for height, _, signed, receipts in self.stored:
+            ids = self.node.store.transaction_ids(height)
+            assert len(ids) == len(receipts)
+            assert (signed is not None) == bool(ids)
+            for position in range(len(ids)):
                 assert signed is not None
-                promise = decode(SequencerReceipt, signed)
+                promise = BlockReceipts(decode(BlockPromise, signed), ids).receipt(position)
                 assert promise.valid()
                 assert promise.sequencer == KEYS["sequencer"].address
                 assert (promise.height, promise.position) == (height, position)

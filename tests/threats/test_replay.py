@@ -14,7 +14,7 @@ from chainkit.hashing import tagged_hash
 from chainkit.keys import verify
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 from l1node.evidence import EvidenceError, ProposalEvidence, VoteEvidence, check_evidence
-from rollup.receipt import SequencerReceipt
+from rollup.receipt import BlockPromise, SequencerReceipt
 
 CHAINS = (900, 901, 902)
 KEY = ALICE
@@ -57,8 +57,8 @@ KINDS = [
     ),
     Signed(
         "sequencer receipt",
-        lambda chain: SequencerReceipt.sign(KEY, chain, HASH, *PLACE).signature,
-        lambda chain, s: SequencerReceipt(chain, HASH, *PLACE, KEY.address, s).valid(),
+        lambda chain: BlockPromise.sign(KEY, chain, PLACE[0], [HASH]).signature,
+        lambda chain, s: SequencerReceipt(chain, HASH, PLACE[0], 0, 1, [], KEY.address, s).valid(),
     ),
     transaction("transfer", Transfer(BOB.address, 7)),
     transaction("deposit", Call("bridge", "deposit", encode([BOB.address]), 7)),
