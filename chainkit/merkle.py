@@ -196,17 +196,17 @@ class Tree:
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Every (key, value), in the order of key hashes. Raises MissingWitness if partial."""
+        return iter(()) if self._root == EMPTY_ROOT else _items(self._top)
+
+    def part(self, index: int, bits: int) -> Iterator[tuple[bytes, bytes]]:
+        """Those of `items` whose key hashes begin with ``index``, a number of so many ``bits``."""
         if self._root == EMPTY_ROOT:
-            return
-        waiting: list[_Subtree] = [self._top]
-        while waiting:
-            subtree = waiting.pop()
-            if isinstance(subtree, tuple):
-                waiting += (subtree[1], subtree[0])
-            elif isinstance(subtree, _Leaf):
-                yield _key_and_value(subtree)
-            else:
-                raise MissingWitness("a partial tree cannot list its keys")
+            return iter(())
+        subtree, place = self._top, index << _KEY_BITS - bits
+        while isinstance(subtree, tuple) and subtree[2] >= _KEY_BITS - bits:
+            subtree = subtree[1] if place >> subtree[2] & 1 else subtree[0]
+        found = next(_items(subtree))[0]
+        return _items(subtree) if _place(found) >> _KEY_BITS - bits == index else iter(())
 
     def prove(self, keys: Iterable[bytes]) -> bytes:
         """The proof of the value or the absence of each of ``keys``.
@@ -260,6 +260,18 @@ def verify_proof(root: bytes, key: bytes, proof: bytes) -> bytes | None:
     if isinstance(subtree, _Shown) and (subtree.place == place) == (subtree.value is not None):
         return subtree.value
     raise ProofError("the proof shows neither the value of the key nor its absence")
+
+
+def _items(subtree: _Subtree) -> Iterator[tuple[bytes, bytes]]:
+    waiting = [subtree]
+    while waiting:
+        subtree = waiting.pop()
+        if isinstance(subtree, tuple):
+            waiting += (subtree[1], subtree[0])
+        elif isinstance(subtree, _Leaf):
+            yield _key_and_value(subtree)
+        else:
+            raise MissingWitness("a partial tree cannot list its keys")
 
 
 def _tree(top: _Hashed) -> Tree:

@@ -46,12 +46,12 @@ class Replica:
         if executed.header.parent != self.tip.hash:
             raise ValueError(f"block {height} does not follow block {self.tip.header.height}")
         pairs = zip(executed.transactions, executed.receipts, strict=True)
-        changes = executed.changes
-        if height == 1:  # the genesis state was never written on its own
-            changes = {**dict(self.chain.genesis_tree.items()), **changes}
         with self.store.transaction():
             self.store.put_block(encode(executed.block), height, executed.hash, encode(certificate), pairs)
-            self.store.apply_state_changes(changes, height)
+            if height == 1:  # the genesis state was never written on its own
+                self.store.put_state(executed.tree, height)
+            else:
+                self.store.apply_state_changes(executed.changes, height, executed.tree)
         self.tip = executed
 
     def busy_blocks(self) -> Iterator[tuple[Header, list[tuple[SignedTransaction, Receipt]]]]:

@@ -17,6 +17,7 @@ from chainkit.codec import Bytes32, decode, encode
 from chainkit.datadir import DataDirError, DataDirLock
 from chainkit.execution import Receipt
 from chainkit.merkle import Tree
+from chainkit.states import StoredState
 from chainkit.transaction import SignedTransaction
 
 SCHEMA_VERSION = 2
@@ -24,7 +25,8 @@ FILE_NAME = "node.db"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE state_parts (part INTEGER PRIMARY KEY, items BLOB NOT NULL);
+CREATE TABLE state_log (seq INTEGER PRIMARY KEY AUTOINCREMENT, items BLOB NOT NULL);
 CREATE TABLE blocks (
   height INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, block BLOB NOT NULL, certificate BLOB);
 CREATE TABLE transactions (
@@ -98,6 +100,7 @@ class Store:
         self._depth = 0
         self._doomed = False
         self._listeners: list[Callable[[], None]] = []
+        self._states = StoredState(self._run, self._write, self.get_meta, self.set_meta)
         try:
             self._lock = DataDirLock(path)
         except DataDirError as error:
@@ -131,7 +134,7 @@ class Store:
             raise self._unusable(error) from None
         return db
 
-    def _unusable(self, error: sqlite3.Error) -> StoreError:
+    def _unusable(self, error: Exception) -> StoreError:
         reason = " ".join(str(error).split())
         return StoreError(
             f"data file {str(self.file)!r} cannot be used ({reason}); restore it from a snapshot, or delete "
@@ -240,23 +243,31 @@ class Store:
         self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, value)])
 
     def load_state(self) -> Tree:
-        """The state that was last applied, rebuilt in one batch."""
-        return Tree().update(dict(self._run("SELECT key, value FROM state")))
+        """The state that was last applied, built in one pass. Raises `StoreError` if it cannot be read."""
+        try:
+            return self._states.load()
+        except ValueError as error:
+            raise self._unusable(error) from None
 
-    def apply_state_changes(self, changes: Mapping[bytes, bytes], height: int) -> None:
-        """Move the stored state to ``height``. Empty values are kept: tombstones are part of the root."""
+    def apply_state_changes(
+        self, changes: Mapping[bytes, bytes], height: int, tree: Tree | None = None
+    ) -> None:
+        """Move the stored state to ``height``. Empty values are kept: tombstones are part of the root.
+
+        ``tree`` is the state with the changes: with it, what is on disk is kept short (see chainkit/states.py).
+        """
         with self.transaction():
-            self._write("INSERT OR REPLACE INTO state VALUES (?, ?)", changes.items())
+            self._states.append(changes, tree)
             self.set_meta("state_height", encode(height))
 
-    def replace_state(self, state: Mapping[bytes, bytes], height: int) -> None:
-        """Forget the stored state and put this one in its place (a rollup goes back to an earlier root)."""
+    def put_state(self, tree: Tree, height: int) -> None:
+        """Forget the stored state and put this one in its place."""
         with self.transaction():
-            self._run("DELETE FROM state")
-            self.apply_state_changes(state, height)
+            self._states.replace(tree)
+            self.set_meta("state_height", encode(height))
 
     def state_height(self) -> int | None:
-        """The height of the stored state; None before the first `apply_state_changes`."""
+        """The height of the stored state; None before the first `apply_state_changes` or `put_state`."""
         value = self.get_meta("state_height")
         return None if value is None else decode(int, value)
 

@@ -236,6 +236,38 @@ def test_each_touched_node_is_hashed_once_and_unchanged_values_cost_nothing(
     assert (hashes.count(b"\x00"), hashes.count(b"\x01")) == (1, depth)
 
 
+# --- Parts, and building in order
+
+
+@quick
+@given(contents, st.integers(1, 6))
+def test_the_parts_of_a_tree_are_its_items_cut_by_the_first_bits(
+    content: dict[bytes, bytes], bits: int
+) -> None:
+    tree = Tree().update(content)
+    parts = [list(tree.part(index, bits)) for index in range(1 << bits)]
+    assert [item for part in parts for item in part] == list(tree.items())
+    for index, part in enumerate(parts):
+        assert all(hashed(key)[0] >> 8 - bits == index for key, _ in part)
+
+
+def test_a_tree_is_built_from_items_in_its_own_order_only() -> None:
+    _, tree = small_tree(40)
+    items = list(tree.items())
+    assert Tree.from_items(items).root == tree.root
+    assert Tree.from_items([]).root == EMPTY_ROOT
+    for wrong in ([*items[1:], items[0]], [items[0], *items], [*items, items[-1]]):
+        with pytest.raises(ValueError, match="order"):
+            Tree.from_items(wrong)
+
+
+def test_a_partial_tree_has_no_parts() -> None:
+    _, full = small_tree()
+    partial = Tree.from_proof(full.prove([b"key/1"]), full.root)
+    with pytest.raises(MissingWitness):
+        [list(partial.part(index, 1)) for index in range(2)]
+
+
 # --- Partial trees
 
 

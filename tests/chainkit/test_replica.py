@@ -95,8 +95,12 @@ def fill(disk: Disk) -> None:
 
 
 DAMAGE: dict[str, Callable[[Disk], None]] = {
-    "a state value": lambda d: d.sql("UPDATE state SET value = x'9005' WHERE key = x'73737570706c79'"),
-    "a state key gone": lambda d: d.sql("DELETE FROM state WHERE key = x'73737570706c79'"),
+    "a part of the state": lambda d: d.sql("UPDATE state_parts SET items = x'91'"),
+    "a part of the state in another order": lambda d: d.sql(
+        "UPDATE state_parts SET items = ?", encode([(b"b", b"1"), (b"a", b"1"), (b"c", b"1")])
+    ),
+    "the base of the state gone": lambda d: d.sql("DELETE FROM state_parts"),
+    "the last changes of the state gone": lambda d: d.sql("DELETE FROM state_log WHERE seq > 3"),
     "the last block": lambda d: d.sql("UPDATE blocks SET block = x'90' WHERE height = 5"),
     "another block": lambda d: d.sql(
         "UPDATE blocks SET block = (SELECT block FROM blocks WHERE height = 4) WHERE height = 5"
