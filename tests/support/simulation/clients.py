@@ -202,14 +202,15 @@ class User:
         return None
 
 
-async def send_probe(world: World, at: float) -> bytes:
-    """A plain transfer, sent to one validator after the other until one takes it; returns its id."""
+async def send_probe(world: World, at: float) -> tuple[bytes, float]:
+    """A plain transfer, sent to one validator after the other until one takes it; its id and when that was."""
     await asyncio.sleep(at)
     clients = [world.client("probe", f"v{i}", retries=0, timeout=4.0) for i in range(VALIDATORS)]
     sender = TransactionSender(clients, key_of("probe"), 900)
     while True:
         with suppress(ApiError):
-            return await sender.send(Transfer(key_of("alice").address, 1), 20_000)
+            tx_id = await sender.send(Transfer(key_of("alice").address, 1), 20_000)
+            return tx_id, world.loop.time()
         await asyncio.sleep(1.0)
 
 

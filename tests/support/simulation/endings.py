@@ -24,7 +24,12 @@ class Ending:
     """The last look at a world."""
 
     def __init__(
-        self, world: World, watcher: Watcher, plan: Plan, users: Sequence[User], probe: bytes
+        self,
+        world: World,
+        watcher: Watcher,
+        plan: Plan,
+        users: Sequence[User],
+        probe: tuple[bytes, float] | None,
     ) -> None:
         self.world, self.watcher, self.plan, self.users, self.probe = world, watcher, plan, users, probe
         self.bridge = watcher.reference.bridge
@@ -58,7 +63,7 @@ class Ending:
 
     def all_are_back(self) -> None:
         for name, process in self.world.processes.items():
-            if any(f.kind == "gone" and f.who == (name,) for f in self.plan.faults):
+            if name == "twin" or any(f.kind == "gone" and f.who == (name,) for f in self.plan.faults):
                 continue
             if not process.up:
                 raise PromiseBroken(f"P22 {name} did not come back: {process.failures[-1:]}")
@@ -67,8 +72,15 @@ class Ending:
                 raise PromiseBroken(f"P9 {name} is {behind} blocks behind")
 
     def probe_is_final(self) -> None:
-        if self.probe not in self.watcher.reference.final_at:
+        if self.probe is None:
+            raise PromiseBroken("P9 no validator took a valid transaction after healing")
+        tx_id, sent = self.probe
+        height = self.watcher.reference.final_at.get(tx_id)
+        if height is None:
             raise PromiseBroken("P9 a valid transaction sent after healing never became final")
+        slots = self.watcher.blocks[height - 1].block.header.slot - sent
+        if slots > SETTLED_SLOTS:
+            raise PromiseBroken(f"P9 a valid transaction waited {slots:.0f} slots")
 
     def only_culprits_are_slashed(self) -> None:
         index = self.world.setup.byzantine

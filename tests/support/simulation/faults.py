@@ -114,14 +114,23 @@ def _draw_faults(rng: Random, story: str, setup: Setup, heal: float) -> list[Fau
         faults.append(Fault("flap", *span(12.0), (rng.choice(validators + others),), rng.randint(2, 8)))
     for _ in range(maybe(2, 0.4)):
         victim = rng.choice(validators)
-        faults.append(Fault("skew", *span(30.0), (victim,), round(rng.uniform(-0.45, 0.45), 3)))
+        far = rng.choice((0.45, 0.45, 3.0))
+        faults.append(Fault("skew", *span(30.0), (victim,), round(rng.uniform(-far, far), 3)))
     if setup.byzantine is not None:
         name = (f"v{setup.byzantine}",)
         for _ in range(rng.randint(1, 3)):
             faults.append(Fault("byzantine", *span(10.0), name, rng.choice(ENGINE_FAULTS)))
+        for _ in range(rng.choice((0, 0, 1, 2))):  # it talks to some and not to others
+            faults.append(
+                Fault("cut", *span(20.0), (*name, rng.choice([v for v in validators if v not in name])))
+            )
+        if rng.random() < 0.35:
+            faults.append(Fault("twin", *span(25.0), ("twin",)))
     if rng.random() < 0.25:
+        start, end = span(8.0)
+        end += rng.choice((0.0, 20.0))  # some go on when all else has settled
         faults.append(
-            Fault("flood", *span(8.0), (rng.choice((*validators, "sequencer")),), rng.randint(5, 40))
+            Fault("flood", start, end, (rng.choice((*validators, "sequencer")),), rng.randint(5, 40))
         )
     faults += _rollup_faults(rng, story, heal)
     return faults
@@ -194,6 +203,9 @@ class Harm:
             process.disk.arm(commits, mode)
         elif fault.kind == "skew" and process is not None:
             process.clock.skew = fault.value
+        elif fault.kind == "twin" and process is not None:
+            world.network.twins[f"v{world.setup.byzantine}"] = "twin"
+            process.start()
         elif fault.kind == "gone" and process is not None:
             process.wanted = False
             process.kill()
@@ -210,6 +222,10 @@ class Harm:
             return
         if fault.kind == "skew":
             process.clock.skew = 0.0
+        elif fault.kind == "twin":
+            world.network.twins.clear()
+            process.wanted = False
+            process.kill()
         elif process.core is not None:
             self._turn_off(process, fault)
 

@@ -65,6 +65,8 @@ class Network:
         self.weather = Weather()
         self.processes: dict[str, Process] = {}
         self.counts: Counter[str] = Counter()
+        self.twins: dict[str, str] = {}
+        """Who gets a copy of the consensus messages to a host: a second process with the same key."""
         self.taps: list[Callable[[str, str, bytes], None]] = []
         """Called with (sender, path, body) of each POST that leaves."""
         self._rng = rng
@@ -151,6 +153,10 @@ class _Call:
         network = self.network
         network.counts["packets"] += 1
         network._trace("net", self.source, self.target, self.path, crc32(self.body))
+        twin = network.processes.get(network.twins.get(self.target, ""))
+        if twin is not None and twin.handler is not None and self.path == "/p2p/messages":
+            work = twin.handler(self.method, self.path, self.params, self.body, self.kind)
+            twin.spawn_request(work, lambda _: None)
         process = network.processes.get(self.target)
         if process is None or process.handler is None:
             self._back(Unreachable("connection refused", late=False))

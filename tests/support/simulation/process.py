@@ -7,6 +7,7 @@ is done here with a simulated network.
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from random import Random
 from typing import Any
 
 from chainkit.service import CLOSE_SECONDS, Service
+from chainkit.store import StoreError
+from l1node.node import BrokenNodeError
 from simulation.disk import Disk, PowerLost
 from simulation.loop import SimClock
 from simulation.network import Answer, Handler, Unreachable
@@ -50,6 +53,9 @@ class Process:
         self.restart_after = RESTART_SECONDS
         self.starts = 0
         self.failures: list[str] = []
+        """Whatever ended a task or a request."""
+        self.unexpected: list[str] = []
+        """Those of them that are no answer to a failing disk: errors in the program."""
         self._create = create
         self._note = note
         self._on_up = on_up
@@ -93,7 +99,7 @@ class Process:
         if error is None or isinstance(error, PowerLost) or self._burial is not None:
             return
         # Exit code 1: something that should go on for ever has failed.
-        self.failures.append(repr(error))
+        self._note_failure(error)
         self._note("exit 1", f"{self.name}: {error!r:.200}")
         self.kill()
 
@@ -147,6 +153,12 @@ class Process:
             self._burial = None
         self.disk.mount_again()
 
+    def _note_failure(self, error: BaseException) -> None:
+        self.failures.append(repr(error))
+        if not _is_disk_failure(error):
+            where = traceback.extract_tb(error.__traceback__)[-1:]
+            self.unexpected.append(f"{error!r:.300} at {where}")
+
     # --- requests ---
 
     def spawn_request(
@@ -164,8 +176,14 @@ class Process:
             return
         error = task.exception()
         if error is not None:  # as a server does, and the process goes on
-            self.failures.append(f"in a request: {error!r}")
+            self._note_failure(error)
             self._note("500", f"{self.name}: {error!r:.300}")
             back(Answer(500, b"", "text/plain"))
             return
         back(task.result())
+
+
+def _is_disk_failure(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_disk_failure(each) for each in error.exceptions)
+    return isinstance(error, (StoreError, BrokenNodeError, PowerLost))

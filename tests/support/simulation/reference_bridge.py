@@ -5,14 +5,14 @@ true L2 state behind every batch, and for promises P1, P3 to P5, P12 and P15 to 
 rollup. It is told only that a call succeeded; an `AssertionError` begins with the promise that broke.
 """
 
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from simulation.reference_l2 import L2State, steps_of
+from simulation.reference_data import read_batch
+from simulation.reference_l2 import L2State
 from simulation.reference_merkle import tagged
-from simulation.reference_money import Money, packed, plain
+from simulation.reference_money import Money
 from simulation.reference_records import Batch, Dispute
 
 BRIDGE = tagged("contract", b"bridge")
@@ -36,10 +36,12 @@ class ReferenceBridge:
         self.money, self.seen = money, seen
         start = L2State.of_genesis(l2_genesis, l2_state)
         root = start.root()
-        genesis = Batch(0, 0, 0, 1, 0, [], root, root, start, start, True, bytes(32), 0, 0, "final")
+        genesis = Batch(0, 0, 0, 1, 0, [], [], root, root, start, start, True, bytes(32), 0, 0, "final")
         self.batches: dict[int, Batch] = {0: genesis}
         self.inbox: list[tuple[Any, int, bytes]] = []
         """(step, L1 height, who queued it)."""
+        self.directory: list[bytes] = []
+        """The addresses behind the numbers of packed batches; it only grows."""
         self.disputes: list[Dispute] = []
         self.head = self.final = 0
         self.escrow = start.money.total
@@ -128,14 +130,14 @@ class ReferenceBridge:
         assert not self.frozen, "a frozen bridge took a batch"
         free = self.height > self.last_batch + s["sequencer_timeout"]
         assert sender == s["sequencer"] or free, "somebody else's batch while the sequencer is alive"
-        blocks = plain(zlib.decompress(data[1:]))
-        taken = sum(block[1] for block in blocks)
+        contents = read_batch(data, self.directory, base.state.money.chain_id)
+        taken = sum(block[1] for block in contents.blocks)
         assert inbox_to == base.inbox_to + taken <= len(self.inbox), "P4 the inbox is not taken in order"
         if taken < s["max_inbox_per_batch"] and inbox_to < len(self.inbox):
             deadline = self.inbox[inbox_to][1] + s["inclusion_delay"]
             assert self.height < deadline, f"P16 message {inbox_to} was left out in L1 block {self.height}"
         first = base.first_block + base.blocks
-        steps = steps_of(blocks, first, [m[0] for m in self.inbox[base.inbox_to : inbox_to]])
+        steps, leaves = contents.steps(first, [m[0] for m in self.inbox[base.inbox_to : inbox_to]])
         state = base.state.copy()
         for step in steps:
             outcome = state.run(step)
@@ -143,10 +145,11 @@ class ReferenceBridge:
                 self.seen["forced transaction " + ("refused by L2" if outcome else "executed")] += 1
         true = state.root()
         batch = Batch(
-            len(self.batches), parent, first, len(blocks), inbox_to, steps, root, true, state, base.state,
-            base.line_true and true == root, sender, value, self.height,
+            len(self.batches), parent, first, len(contents.blocks), inbox_to, steps, leaves, root, true,
+            state, base.state, base.line_true and true == root, sender, value, self.height,
         )  # fmt: skip
         self.batches[batch.index] = batch
+        self.directory += contents.fresh
         self.bonds += value
         self.head, self.last_batch = batch.index, self.height
         if not batch.line_true:
@@ -220,10 +223,10 @@ class ReferenceBridge:
         dispute.low_root, dispute.high_root = roots[segment], roots[segment + 1]
         dispute.narrowed()
 
-    def _prove(self, _: bytes, __: int, index: int, step: bytes, ___: Any, ____: bytes) -> None:
+    def _prove(self, _sender: bytes, _value: int, index: int, step: bytes, *_: Any) -> None:
         dispute, batch = self._live(index)
         assert dispute.high - dispute.low == 1, "a proof of more than one step"
-        assert packed(batch.steps[dispute.low]) == step, "P14 a proof of another step"
+        assert batch.leaves[dispute.low][1] == step, "P14 a proof of another step"
         dispute.spend(self.height)
         state = batch.start.copy()
         for each in batch.steps[: dispute.low]:
@@ -238,11 +241,12 @@ class ReferenceBridge:
             self._verdict(dispute, batch, "", "step-proved")
 
     def _note_proof(self, dispute: Dispute, batch: Batch, defended: bool) -> None:
-        self.seen["one-step proof " + ("for the defender" if defended else "of a lie")] += 1
+        what = "one-step proof " + ("for the defender" if defended else "of a lie")
+        self.seen[what] += 1
         if dispute.low == 0:
-            self.seen["one-step proof at the first step"] += 1
+            self.seen[f"{what} at the first step"] += 1
         if dispute.high == len(batch.steps):
-            self.seen["one-step proof at the last step"] += 1
+            self.seen[f"{what} at the last step"] += 1
 
     def _timeout(self, _: bytes, __: int, index: int) -> None:
         dispute = self.disputes[index]

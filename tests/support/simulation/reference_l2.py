@@ -96,15 +96,3 @@ class L2State:
         used += WRITE + BYTE * record
         used += EVENT + BYTE * record
         return used, True
-
-
-def steps_of(blocks: Any, first_height: int, messages: list[Any]) -> list[Any]:
-    """A batch's steps: each block begins, takes in its messages, runs its transactions."""
-    steps: list[Any] = []
-    waiting = list(messages)
-    for height, (time, count, wires) in enumerate(blocks, first_height):
-        steps.append([0, height, time])
-        steps += waiting[:count]
-        waiting = waiting[count:]
-        steps += [[3, wire] for wire in wires]
-    return steps

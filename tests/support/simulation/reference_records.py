@@ -8,7 +8,6 @@ from typing import Any
 
 from simulation.reference_l2 import L2State
 from simulation.reference_merkle import list_root, tagged
-from simulation.reference_money import packed
 
 
 @dataclass
@@ -21,6 +20,7 @@ class Batch:
     blocks: int
     inbox_to: int
     steps: list[Any]
+    leaves: list[tuple[str, bytes]]
     claimed: bytes
     root: bytes
     state: L2State
@@ -33,7 +33,7 @@ class Batch:
 
     @property
     def steps_root(self) -> bytes:
-        return list_root([tagged("step", packed(step)) for step in self.steps])
+        return list_root([tagged(tag, data) for tag, data in self.leaves])
 
 
 @dataclass

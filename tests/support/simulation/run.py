@@ -70,13 +70,16 @@ async def _run(plan: Plan, result: Result) -> None:
         while world.loop.time() < plan.end and not watcher.failures:
             await asyncio.sleep(0.25)
             world.watcher_height = watcher.height
+            for process in world.processes.values():
+                if process.unexpected:
+                    watcher.fail("P20", f"{process.name}: {process.unexpected[0]}")
             for task in tasks:
                 if task.done() and not task.cancelled() and task.exception() is not None:
                     watcher.fail("sim", f"a client broke: {task.exception()!r}")
         for task in tasks:
             task.cancel()
         if not watcher.failures:
-            Ending(world, watcher, plan, users, probe.result() if probe.done() else b"").check()
+            Ending(world, watcher, plan, users, probe.result() if probe.done() else None).check()
         result.failures, result.seen, result.story = watcher.failures, watcher.seen, world.story
         result.counts = world.counts + world.network.counts
         for process in world.processes.values():

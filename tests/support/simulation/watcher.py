@@ -17,6 +17,7 @@ from chainkit.chain import Chain, ExecutedBlock
 from chainkit.codec import decode, encode
 from chainkit.keys import is_dev_address
 from chainkit.transaction import Call
+from l1node.node import L1Node
 from simulation.process import Process
 from simulation.reference_l1 import ReferenceL1
 from simulation.reference_merkle import tagged
@@ -82,7 +83,7 @@ class Watcher:
         if self.failures:
             return
         try:
-            if process.name.startswith("v") and process.name[1:].isdigit():
+            if isinstance(process.core, L1Node):
                 self._look_at_validator(process)
             else:
                 self._look_at_follower(process)
@@ -183,7 +184,7 @@ class Watcher:
 
     def _tap(self, source: str, path: str, body: bytes) -> None:
         """P7: no two messages of an honest validator contradict each other."""
-        if path != "/p2p/messages" or not source.startswith("v"):
+        if path != "/p2p/messages" or source not in self.world.processes:
             return
         try:
             messages = msgspec.msgpack.decode(body)

@@ -166,6 +166,8 @@ class World:
         self.processes = self.network.processes
         for index in range(VALIDATORS):
             self._add(f"v{index}", self._make_validator(index))
+        if setup.byzantine is not None:
+            self._add("twin", self._make_validator(setup.byzantine, twin=True))
         if setup.rollup:
             self._add("sequencer", self._make_rollup("sequencer", "sequencer"))
             self._add("verifier", self._make_rollup("verifier", "verifier"))
@@ -220,10 +222,12 @@ class World:
         """A client of a service, for someone who is no process (a user)."""
         return SimChainClient(f"http://{host}", network=self.network, source=source, **options)
 
-    def _make_validator(self, index: int) -> Callable[[Process], Awaitable[tuple[Service, Any, Handler]]]:
+    def _make_validator(
+        self, index: int, *, twin: bool = False
+    ) -> Callable[[Process], Awaitable[tuple[Service, Any, Handler]]]:
         key = key_of(f"validator-{index}")
         peers = [f"http://v{other}" for other in range(VALIDATORS) if other != index]
-        token = FAULT_TOKEN if index == self.setup.byzantine else None
+        token = FAULT_TOKEN if index == self.setup.byzantine and not twin else None
 
         async def create(process: Process) -> tuple[Service, Any, Handler]:
             wire = type("Http", (SimHttp,), {"network": self.network, "source": process.name})
@@ -303,9 +307,10 @@ class World:
     # --- beginning and end ---
 
     def start(self) -> None:
-        """Start every process."""
-        for process in self.processes.values():
-            process.start()
+        """Start every process but the twin: a second machine with the byzantine validator's key."""
+        for name, process in self.processes.items():
+            if name != "twin":
+                process.start()
 
     async def close(self) -> None:
         """Stop everything and remove the files."""
