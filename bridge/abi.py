@@ -12,14 +12,18 @@ from msgspec import Meta
 
 from chainkit.codec import U53, Address, Amount, Bytes32, Record
 from chainkit.genesis import Genesis
+from chainkit.merkle_list import list_root
 from chainkit.state import storage_key
 
 MAX_WITNESS_BYTES = 160 * 1024
 MAX_BISECTION = 64
+MAX_DIRECTORY_DEPTH = 40
+"""Siblings in the proof of one address: a directory of 2**40 is beyond what any chain can carry."""
 MAX_PENDING_BATCHES = 256
 """Batches that may wait for finality at once: bounds what one proven fraud has to revert."""
 STALL_FACTOR = 2
 """Without a new final batch for this many times ``escape_timeout``, the bridge may be frozen all the same."""
+NO_ADDRESSES = list_root([])
 GENESIS_BATCH = 0
 """Batch 0 is the L2 genesis block: final from the start."""
 
@@ -101,13 +105,24 @@ class ChooseArgs(Record, frozen=True):
     segment: U53
 
 
+class KnownAddress(Record, frozen=True):
+    """An address and its place in the directory: the siblings up to the batch's ``addresses_root``."""
+
+    address: Address
+    proof: Annotated[list[Bytes32], Meta(max_length=MAX_DIRECTORY_DEPTH)]
+
+
 class ProveArgs(Record, frozen=True):
-    """The disputed step's bytes, its place in the batch's step list and a witness of the state before it."""
+    """The disputed step's bytes as committed, its place in the batch's step list and a witness of the state before it.
+
+    ``addresses`` are those behind the numbers of a packed transaction, in the order of its fields, each once.
+    """
 
     dispute: U53
     step: bytes
     step_proof: Annotated[list[Bytes32], Meta(max_length=64)]
     witness: bytes
+    addresses: Annotated[list[KnownAddress], Meta(max_length=2)] = []  # noqa: RUF012 - msgspec copies it
 
 
 class DisputeArgs(Record, frozen=True):
@@ -162,7 +177,8 @@ class InboxEntry(Record, frozen=True):
 
 class Batch(Record, frozen=True):
     """A posted batch. ``first_block`` is its first L2 height, ``previous_root`` its parent's claim,
-    ``challenge_until`` the last L1 height at which it may be challenged (fixed when it is posted)."""
+    ``challenge_until`` the last L1 height at which it may be challenged (fixed when it is posted), ``addresses`` and
+    ``addresses_root`` the directory of addresses with the batch's own (rollup/directory.py)."""
 
     index: U53
     parent: U53
@@ -183,6 +199,8 @@ class Batch(Record, frozen=True):
     open_disputes: U53 = 0
     resolved_height: U53 = 0
     challenge_until: U53 = 0
+    addresses: U53 = 0
+    addresses_root: Bytes32 = NO_ADDRESSES
 
 
 class Dispute(Record, frozen=True):
@@ -384,6 +402,8 @@ EVENTS: tuple[type[Record], ...] = (
 TOTALS_KEY = b"totals"
 SETTINGS_KEY = b"settings"
 UPGRADE_KEY = b"upgrade"
+DIRECTORY_KEY = b"directory"
+"""A `rollup.directory.Frontier`; absent until a batch names an address."""
 
 
 def _indexed(prefix: bytes, index: int) -> bytes:

@@ -39,14 +39,16 @@ from bridge.dispute import (
     spend_clock,
 )
 from bridge.settings import proof_gas
-from chainkit.codec import Bytes32, CodecError
+from chainkit.codec import Bytes32, CodecError, decode
 from chainkit.contract import Revert
 from chainkit.execution import InvalidTransaction, Rules, SupplyViolation
 from chainkit.gas import OutOfGas
 from chainkit.hashing import tagged_hash
 from chainkit.merkle import ProofError
 from chainkit.merkle_list import verify_list_proof
-from rollup.stf import decode_step, prove_step
+from rollup.contents import packed_hash
+from rollup.packing import Packed, numbers_of, unpack
+from rollup.stf import MAX_STEP_BYTES, Step, Transact, decode_step, prove_step
 
 _POOR_PROOF = (
     ProofError,
@@ -125,11 +127,10 @@ def run_disputed_step(books: Books, rules: Rules, dispute: Dispute, batch: Batch
         "bad_proof",
         f"a witness has at most {MAX_WITNESS_BYTES} bytes",
     )
-    books.ctx.charge(proof_gas(len(args.witness) + len(args.step) + 32 * len(args.step_proof)))
+    hashes = len(args.step_proof) + sum(1 + len(known.proof) for known in args.addresses)
+    books.ctx.charge(proof_gas(len(args.witness) + len(args.step) + 32 * hashes))
     try:
-        step = decode_step(args.step)
-        # `tagged_hash("step", ...)` of canonical bytes is `step_hash`.
-        leaf = tagged_hash("step", args.step)
+        step, leaf = open_packed(rules, batch, args) if args.addresses else open_plain(args)
         verify_list_proof(batch.steps_root, dispute.low, batch.steps, leaf, args.step_proof)
     except (CodecError, ProofError):
         raise Revert("bad_proof", f"not step {dispute.low} of batch {batch.index}") from None
@@ -139,6 +140,28 @@ def run_disputed_step(books: Books, rules: Rules, dispute: Dispute, batch: Batch
         raise Revert(
             "bad_proof", "the witness is not of the agreed state, or lacks what the step touches"
         ) from None
+
+
+def open_plain(args: ProveArgs) -> tuple[Step, Bytes32]:
+    """A step that is committed as it is, and its hash. Raises `CodecError`."""
+    # `tagged_hash("step", ...)` of canonical bytes is `step_hash`.
+    return decode_step(args.step), tagged_hash("step", args.step)
+
+
+def open_packed(rules: Rules, batch: Batch, args: ProveArgs) -> tuple[Step, Bytes32]:
+    """The transaction behind a packed one, and the hash that is committed. Raises `CodecError`, `ProofError`.
+
+    Each address is shown at its number in the directory as it was when the batch was posted.
+    """
+    packed: Packed = decode(Packed, args.step, limit=MAX_STEP_BYTES)  # type: ignore[arg-type]
+    numbers = numbers_of(packed)
+    if len(args.addresses) != len(numbers):
+        raise ProofError("one address for each number")
+    shown = {}
+    for number, known in zip(numbers, args.addresses, strict=True):
+        verify_list_proof(batch.addresses_root, number, batch.addresses, known.address, known.proof)
+        shown[number] = known.address
+    return Transact(unpack(packed, rules.chain_id, shown.__getitem__)), packed_hash(args.step)
 
 
 def timeout(books: Books, args: DisputeArgs) -> None:

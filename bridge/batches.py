@@ -32,15 +32,10 @@ from chainkit.contract import Revert
 from chainkit.execution import InvalidTransaction, Rules, check_stateless
 from chainkit.keys import is_valid_address
 from chainkit.transaction import SignedTransaction
-from rollup.batch import (
-    BatchBlock,
-    BatchError,
-    count_steps,
-    data_hash,
-    decode_batch,
-    step_hashes,
-    steps_root,
-)
+from rollup.batch import BatchError, data_hash, steps_root
+from rollup.contents import Contents, read_contents, step_hashes
+from rollup.directory import Frontier
+from rollup.packing import PackedBlock
 from rollup.stf import MAX_STEP_BYTES, Deposit, Forced, step_hash
 
 INBOX_GAS = 20_000
@@ -122,11 +117,12 @@ def submit_batch(books: Books, args: SubmitBatchArgs) -> None:
     )
     books.take_bond(settings.proposer_bond)
     parent = books.batch(args.parent)
-    blocks = read_blocks(books, args.data)
+    contents, directory = read_batch(books, args.data)
+    blocks = contents.blocks
     check_times(blocks, parent.last_time, ctx.time)
     check_inbox(books, parent.inbox_to, args.inbox_to, blocks)
     first_block = parent.first_block + parent.blocks
-    hashes = step_hashes(blocks, first_block, parent.inbox_to, lambda i: books.inbox(i).step_hash)
+    hashes = step_hashes(contents, first_block, parent.inbox_to, lambda i: books.inbox(i).step_hash)
     batch = Batch(
         index=totals.next_batch,
         parent=parent.index,
@@ -145,6 +141,8 @@ def submit_batch(books: Books, args: SubmitBatchArgs) -> None:
         height=ctx.height,
         status=PENDING,
         challenge_until=ctx.height + settings.challenge_window,
+        addresses=directory.count,
+        addresses_root=directory.root(),
     )
     books.store_batch(batch)
     books.note(
@@ -169,23 +167,30 @@ def require_proposer(books: Books) -> None:
         )
 
 
-def read_blocks(books: Books, data: bytes) -> list[BatchBlock]:
-    """Decode batch data and pay for the hashing it causes. Raises `Revert`."""
+def read_batch(books: Books, data: bytes) -> tuple[Contents, Frontier]:
+    """Decode batch data, pay for the hashing it causes, put its new addresses into the directory.
+
+    Returns what the batch contains and the directory with its addresses. Raises `Revert`.
+    """
     ctx, limit = books.ctx, books.settings.max_steps
     ctx.charge(gas.HASH * (len(data) // 64 + 1))
+    directory = books.directory()
     try:
-        blocks = decode_batch(data)
+        contents = read_contents(data, directory.count)
     except BatchError:
         # Its message may quote zlib or the codec; receipts are hashed and must not.
         raise Revert("bad_batch", "the batch data is malformed or out of bounds") from None
-    steps = count_steps(blocks)
+    steps = contents.steps
     require(steps <= limit, "too_many_steps", f"the batch has {steps} steps, at most {limit} are allowed")
-    size = sum(len(wire) for block in blocks for wire in block.transactions)
-    ctx.charge(gas.HASH * (3 * steps + size // 64))
-    return blocks
+    added = len(contents.addresses)
+    ctx.charge(gas.HASH * (3 * steps + sum(map(len, contents.committed)) // 64 + 3 * added))
+    if added:
+        directory = directory.append(contents.addresses)
+        books.store_directory(directory)
+    return contents, directory
 
 
-def check_times(blocks: Sequence[BatchBlock], last_time: int, now: int) -> None:
+def check_times(blocks: Sequence[PackedBlock], last_time: int, now: int) -> None:
     """L2 time never goes back and never runs ahead of L1 (ms)."""
     for block in blocks:
         require(block.time >= last_time, "time_goes_back", f"block time {block.time} after {last_time}")
@@ -193,7 +198,7 @@ def check_times(blocks: Sequence[BatchBlock], last_time: int, now: int) -> None:
     require(last_time <= now, "time_in_future", f"block time {last_time} is later than L1's {now}")
 
 
-def check_inbox(books: Books, inbox_from: int, inbox_to: int, blocks: Sequence[BatchBlock]) -> None:
+def check_inbox(books: Books, inbox_from: int, inbox_to: int, blocks: Sequence[PackedBlock]) -> None:
     """The batch takes in what it says, in order, and leaves out nothing that is overdue."""
     totals, settings = books.totals, books.settings
     taken = sum(block.inbox_count for block in blocks)

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from bridge.abi import (
+    DIRECTORY_KEY,
     SETTINGS_KEY,
     TOTALS_KEY,
     Batch,
@@ -26,6 +27,7 @@ from bridge.abi import (
 )
 from chainkit.codec import Address
 from chainkit.contract import Context, Revert
+from rollup.directory import Frontier
 
 
 class Books:
@@ -56,6 +58,13 @@ class Books:
 
     def store_batch(self, batch: Batch) -> None:
         self.ctx.storage.store(batch_key(batch.index), batch)
+
+    def directory(self) -> Frontier:
+        """The directory of addresses; empty at first."""
+        return self.ctx.storage.load(DIRECTORY_KEY, Frontier) or Frontier()
+
+    def store_directory(self, directory: Frontier) -> None:
+        self.ctx.storage.store(DIRECTORY_KEY, directory)
 
     def dispute(self, index: int) -> Dispute:
         """Raises `Revert` ``unknown_dispute``."""

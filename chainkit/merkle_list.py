@@ -14,7 +14,7 @@ So two different lists never share a root. Nothing is ever duplicated to fill a 
 (CVE-2012-2459), and a node cannot be read as a leaf (CVE-2017-12842).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from chainkit.hashing import HASH_SIZE, LIST_LEAF, LIST_NODE, LIST_ROOT
@@ -92,6 +92,29 @@ def proven_root(index: int, count: int, leaf: bytes, proof: Sequence[bytes]) -> 
         last >>= 1
     if next(siblings, None) is not None:
         raise ProofError("the proof is too long")
+    return _root(count, top)
+
+
+def extend_peaks(count: int, peaks: Sequence[bytes], leaves: Iterable[bytes]) -> list[bytes]:
+    """Append ``leaves`` to a list of ``count`` elements of which only the peaks are kept.
+
+    The peaks are the tops of its full subtrees, largest first: one for each bit that is set in ``count``.
+    """
+    grown = list(peaks)
+    for index, leaf in enumerate(leaves, count):
+        top = sha256(LIST_LEAF + leaf).digest()
+        while index & 1:
+            top = sha256(LIST_NODE + grown.pop() + top).digest()
+            index >>= 1
+        grown.append(top)
+    return grown
+
+
+def peaks_root(count: int, peaks: Sequence[bytes]) -> bytes:
+    """The root of the list that has these peaks: what ``list_root`` says of all its elements."""
+    top = peaks[-1] if peaks else bytes(HASH_SIZE)
+    for peak in reversed(peaks[:-1]):
+        top = sha256(LIST_NODE + peak + top).digest()
     return _root(count, top)
 
 

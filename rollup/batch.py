@@ -1,13 +1,14 @@
-"""Batch data: the L2 blocks that one L1 call carries, and the steps that follow from them.
+"""Plain batch data: the L2 blocks that one L1 call carries, transactions in full.
 
-Responsible for the bytes of a batch, their bounds and the list of steps. Pure, and shared by contract,
-sequencer and verifier. Must not know what steps do.
+Responsible for the bytes of a plain batch, the bounds of any batch and the hashes that name one. Pure, and shared
+by contract, sequencer and verifier. Must not know what steps do. Whoever has no directory of addresses at hand posts
+this; the sequencer posts `rollup.packing`, which is half as large. Both are read by `rollup.contents`.
 
 ``data`` is one version byte 0x00, then zlib (RFC 1950) of the canonical encoding of a list of `BatchBlock`.
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta
@@ -15,7 +16,7 @@ from msgspec import Meta
 from chainkit.codec import U53, Bytes32, CodecError, Record, decode, encode
 from chainkit.hashing import tagged_hash
 from chainkit.merkle_list import list_root
-from rollup.stf import MAX_STEP_BYTES, BeginBlock, Transact, step_hash
+from rollup.stf import MAX_STEP_BYTES
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 MAX_BLOCKS = 16_384
@@ -63,29 +64,6 @@ def decode_batch(data: bytes) -> list[BatchBlock]:
     if any(len(tx) > MAX_STEP_BYTES - 16 for block in blocks for tx in block.transactions):
         raise BatchError("a transaction is too large for a step")
     return blocks
-
-
-def count_steps(blocks: Sequence[BatchBlock]) -> int:
-    """How many steps the blocks make."""
-    return sum(1 + block.inbox_count + len(block.transactions) for block in blocks)
-
-
-def step_hashes(
-    blocks: Sequence[BatchBlock], first_height: int, inbox_from: int, inbox: Callable[[int], Bytes32]
-) -> list[Bytes32]:
-    """The hash of every step: each block begins, takes in its inbox messages, runs its transactions.
-
-    ``inbox(i)`` gives the step hash of inbox message ``i``.
-    """
-    hashes: list[Bytes32] = []
-    cursor = inbox_from
-    for height, block in enumerate(blocks, first_height):
-        hashes.append(step_hash(BeginBlock(height, block.time)))
-        for _ in range(block.inbox_count):
-            hashes.append(inbox(cursor))
-            cursor += 1
-        hashes.extend(step_hash(Transact(wire)) for wire in block.transactions)
-    return hashes
 
 
 def steps_root(hashes: Sequence[Bytes32]) -> Bytes32:

@@ -25,9 +25,10 @@ from chainkit.genesis import Genesis
 from chainkit.merkle import Tree
 from chainkit.state import storage_key
 from chainkit.transaction import Call, SignedTransaction
-from rollup.batch import BatchBlock, BatchError, decode_batch
+from rollup.batch import BatchBlock, BatchError
 from rollup.batch import steps_root as compute_steps_root
 from rollup.block import L2Block, block_steps, decode_transactions, execute_block, genesis_block
+from rollup.contents import CommittedSteps, Contents, read_contents, step_hashes
 from rollup.derived import (
     BatchDerived,
     BatchFinalized,
@@ -44,6 +45,7 @@ from rollup.derived import (
     hollow,
     without_steps,
 )
+from rollup.directory import Directory
 from rollup.stf import Deposit, Forced, step_hash
 
 __all__ = [
@@ -87,6 +89,8 @@ class Derivation:
     inbox: list[InboxMessage] = field(default_factory=list)
     batches: dict[int, DerivedBatch] = field(default_factory=dict)
     disputes: dict[int, abi.Dispute] = field(default_factory=dict)
+    directory: Directory = field(default_factory=Directory)
+    """All addresses that batches ever named, those of reverted ones too."""
     settings: abi.BridgeSettings | None = None
     totals: abi.BridgeTotals | None = None
     frozen: bool = False
@@ -224,10 +228,16 @@ class Derivation:
         parent = self.batches.get(record.parent)
         if parent is None or record.parent != self.head:
             raise DerivationError(f"batch {record.index} extends batch {record.parent}, head is {self.head}")
-        blocks = _batch_data(tx, self.bridge)
+        contents = _batch_data(tx, self.bridge, len(self.directory))
+        self.directory.append(contents.addresses)
+        if (record.addresses, record.addresses_root) != (len(self.directory), self.directory.frontier.root()):
+            raise DerivationError(f"the addresses of batch {record.index} are not those that L1 committed to")
+        blocks = contents.wires(self.directory, self.rules.chain_id)
         l2_blocks = self._execute(parent.end, blocks, record)
         end = l2_blocks[-1]
-        hashes = tuple(step_hash(step) for block in l2_blocks for step in block.all_steps)
+        hashes = step_hashes(
+            contents, record.first_block, record.inbox_from, lambda i: self.inbox[i].step_hash
+        )
         if compute_steps_root(hashes) != record.steps_root:
             raise DerivationError(f"the steps of batch {record.index} are not those that L1 committed to")
         batch = DerivedBatch(
@@ -236,7 +246,7 @@ class Derivation:
             end=end,
             blocks=tuple(blocks),
             l2_blocks=tuple(l2_blocks),
-            step_hashes=hashes,
+            step_hashes=CommittedSteps(contents, hashes, self.directory),
             computed_root=end.tree.root,
             parent_matches=parent.matches,
             status=abi.PENDING,
@@ -318,12 +328,12 @@ class Derivation:
         return index
 
 
-def _batch_data(tx: SignedTransaction, bridge: str) -> list[BatchBlock]:
-    """The blocks in the calldata of a transaction that submitted a batch."""
+def _batch_data(tx: SignedTransaction, bridge: str, addresses: int) -> Contents:
+    """What is in the calldata of a transaction that submitted a batch."""
     action = tx.body.action
     if not isinstance(action, Call) or (action.contract, action.method) != (bridge, "submit_batch"):
         raise DerivationError("a batch was submitted by something else than a top-level call")
     try:
-        return decode_batch(decode(abi.SubmitBatchArgs, action.args).data)
+        return read_contents(decode(abi.SubmitBatchArgs, action.args).data, addresses)
     except (BatchError, CodecError) as error:
         raise DerivationError(f"L1 accepted a malformed batch: {error}") from None

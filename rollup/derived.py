@@ -3,6 +3,7 @@
 Responsible for the shapes that shells read. Must not know how they come about.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bridge import abi
@@ -33,9 +34,10 @@ class DerivedBatch:
 
     ``record`` is the contract's own. ``computed_root`` is the true root after the batch on top of its
     parent's true state, ``start`` and ``end`` the L2 blocks before and at its end. ``parent_matches``: every
-    batch before it is true. ``blocks`` are the batch data, ``l2_blocks`` the execution. Once the batch is
-    final or reverted these and ``step_hashes`` are empty, and only the last final ``end`` still has a state:
-    the other trees are cut down to their roots, and raise `MissingWitness`.
+    batch before it is true. ``blocks`` are the batch data, ``l2_blocks`` the execution, ``step_hashes`` what the
+    contract committed to (`rollup.contents.CommittedSteps`). Once the batch is final or reverted these three are
+    empty, and only the last final ``end`` still has a state: the other trees are cut down to their roots, and
+    raise `MissingWitness`.
     """
 
     record: abi.Batch
@@ -43,7 +45,7 @@ class DerivedBatch:
     end: L2Block
     blocks: tuple[BatchBlock, ...]
     l2_blocks: tuple[L2Block, ...]
-    step_hashes: tuple[Bytes32, ...]
+    step_hashes: Sequence[Bytes32]
     computed_root: Bytes32
     parent_matches: bool
     status: str

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import msgspec
 
 from bridge import abi
-from chainkit.codec import encode
-from chainkit.transaction import Call
+from chainkit.codec import Bytes32, encode
+from chainkit.transaction import Body, Call, Transfer
 from rollup import player
-from rollup.batch import BatchBlock, encode_batch
+from rollup.batch import BatchBlock
 from rollup.block import L2Block
+from rollup.contents import write_contents
 from rollup.derived import DerivedBatch
 from rollup.faults import FaultError, frivolous_move, frivolous_root, make_lie, should_challenge_frivolously
 from rollup.local import inbox_count
@@ -27,10 +28,12 @@ from rollup.trace import Trace
 
 log = logging.getLogger("layerlab.rollup")
 
-MAX_BATCH_RAW_BYTES = 220 * 1024
-"""Before compression, so that the data surely fits in one L1 transaction."""
+ENVELOPE_BYTES = 4 * 1024
+"""Of an L1 transaction, beside the batch data that it carries."""
+PACKED_BYTES = 64 + 7 * 8
+"""Of a packed transaction at most, beside addresses that are new and the action of a call."""
 SUBMIT_GAS = 3_000_000
-SUBMIT_GAS_PER_BYTE = 40
+SUBMIT_GAS_PER_BYTE = 24
 SUBMIT_GAS_PER_STEP = 400
 FINALIZE_GAS = 1_500_000
 LANDING_BLOCKS = 4
@@ -86,7 +89,8 @@ def batch_duty(node: RollupNode, before_ms: int) -> Duty | None:
     if lie is not None:
         blocks = [block for block in blocks if block.header.height <= lie.last_block]
     root = blocks[-1].tree.root if lie is None else lie.root
-    data = encode_batch([_batch_block(block) for block in blocks])
+    batch_blocks = [_batch_block(block) for block in blocks]
+    data = write_contents(batch_blocks, derivation.rules.chain_id, derivation.directory)
     inbox_to = head.record.inbox_to + sum(inbox_count(block) for block in blocks)
     args = abi.SubmitBatchArgs(head.index, inbox_to, data, root)
     steps = sum(len(block.all_steps) for block in blocks)
@@ -126,21 +130,61 @@ def _leaves_out_overdue(node: RollupNode, head: DerivedBatch, blocks: list[L2Blo
 def _fitting(node: RollupNode, blocks: list[L2Block], before_ms: int) -> list[L2Block]:
     settings = node.derivation.settings
     assert settings is not None
+    room = node.replica.chain.rules.fees.max_transaction_bytes - ENVELOPE_BYTES
     taken: list[L2Block] = []
-    size = steps = messages = 0
+    size = _Size(node.derivation.directory.numbers())
+    steps = messages = 0
     for block in blocks:
-        size += 16 + sum(len(step.transaction) + 5 for step in block.steps if isinstance(step, Transact))
+        size.add(block)
         steps += len(block.all_steps)
         messages += inbox_count(block)
         if (
             block.header.time > before_ms
-            or size > MAX_BATCH_RAW_BYTES
+            or size.bytes > room
             or steps > settings.max_steps
             or messages > settings.max_inbox_per_batch
         ):
             break
         taken.append(block)
     return taken
+
+
+class _Size:
+    """How large the data of some blocks is at most, whichever format it takes; compression only helps."""
+
+    def __init__(self, known: Container[Bytes32]) -> None:
+        self._known = known
+        self._named: set[Bytes32] = set()
+        self._plain = self._packed = 1024
+        self._has_odd = False
+
+    @property
+    def bytes(self) -> int:
+        return self._plain if self._has_odd else self._packed
+
+    def add(self, block: L2Block) -> None:
+        """One block more. A transaction that cannot be decoded has no packed form, nor has a batch with it."""
+        self._plain += 16
+        self._packed += 32
+        for step, tx in zip(block.steps, block.transactions, strict=True):
+            if isinstance(step, Transact):
+                self._plain += len(step.transaction) + 5
+                if tx is None:
+                    self._has_odd = True
+                else:
+                    self._packed += PACKED_BYTES + self._action(tx.body)
+
+    def _action(self, body: Body) -> int:
+        size = self._address(body.sender)
+        if isinstance(body.action, Transfer):
+            return size + self._address(body.action.to)
+        return size + 64 + len(body.action.args)
+
+    def _address(self, address: Bytes32) -> int:
+        if address in self._known or address in self._named:
+            return 0
+        self._named.add(address)
+        return len(address)
 
 
 def _batch_block(block: L2Block) -> BatchBlock:

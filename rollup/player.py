@@ -16,8 +16,8 @@ from bridge import abi
 from bridge.dispute import clock_left, cut, cut_points, segments
 from chainkit.codec import Address, Bytes32, Record, encode
 from chainkit.execution import Rules
-from chainkit.merkle_list import list_proof
 from chainkit.transaction import Call
+from rollup.contents import open_step
 from rollup.derived import DerivedBatch
 from rollup.trace import Lie, Trace
 
@@ -165,9 +165,9 @@ def prove_move(
 ) -> Move:
     """The last move: the one disputed step, its place in the batch and a witness to run it over."""
     index = dispute.low
-    step = encode(trace.steps[index])
-    proof = list_proof(step_hashes, index)
-    args = abi.ProveArgs(dispute.index, step, proof, trace.witness(index))
+    shown = open_step(step_hashes, index, trace.steps[index])
+    addresses = [abi.KnownAddress(*known) for known in shown.addresses]
+    args = abi.ProveArgs(dispute.index, shown.step, shown.proof, trace.witness(index), addresses)
     return _move("prove", args, PROVE_GAS, f"dispute {dispute.index}: prove step {index}", bridge)
 
 

@@ -17,6 +17,8 @@ from chainkit.keys import dev_keypair
 from chainkit.merkle_list import list_root
 from chainkit.transaction import SignedTransaction
 from rollup.batch import decode_batch, steps_root
+from rollup.contents import read_contents
+from rollup.directory import Directory
 from rollup.receipt import SequencerReceipt
 from rollup.stf import Step, decode_step, step_hash
 
@@ -91,6 +93,50 @@ def test_batch() -> None:
     hashes = [unhex(step["hash"]) for step in VECTORS["steps"]]
     assert steps_root(hashes).hex() == vector["steps_root"] == list_root(hashes).hex()
     assert plain_hash("batch-data", data).hex() == vector["data_hash"]
+
+
+def test_packed_batch() -> None:
+    """Unpacked by hand: the columns, the numbers, the nonces, the wire bytes, and what the contract hashes."""
+    vector = VECTORS["packed_batch"]
+    data = unhex(vector["data"])
+    inflater = zlib.decompressobj()
+    assert (data[0], inflater.decompress(data[1:]).hex()) == (1, vector["plain"])
+    assert inflater.unused_data.hex() == vector["signatures"]
+    signatures = [inflater.unused_data[i : i + 64] for i in range(0, len(inflater.unused_data), 64)]
+    known, new, blocks, kinds, *columns, actions = msgspec.msgpack.decode(unhex(vector["plain"]))
+    assert (known, kinds, [block[2] for block in blocks]) == (2, b"\0\0\1\0", [3, 1])
+    addresses = [unhex(address) for address in vector["known"]] + [
+        new[i : i + 32] for i in range(0, len(new), 32)
+    ]
+    assert [address.hex() for address in addresses[2:]] == vector["addresses"]
+    assert list_root(addresses).hex() == vector["addresses_root"]
+    senders, nonces, gas, fees, tips, to, amounts = (plain_column(column) for column in columns)
+    following: dict[int, int] = {}
+    for i, kind in enumerate(kinds):
+        nonce = (following.get(senders[i], 0) + nonces[i]) % 2**53
+        following[senders[i]] = nonce + 1
+        head = [senders[i], nonce, gas[i], fees[i], tips[i]]
+        body = [901, addresses[senders[i]], *head[1:]]
+        if kind == 0:
+            head += [number := to.pop(0), amount := amounts.pop(0)]
+            body.append([0, addresses[number], amount])
+        else:
+            head.append(action := actions.pop(0))
+            body.append(msgspec.msgpack.decode(action))
+        assert msgspec.msgpack.encode([*body, signatures[i]]).hex() == vector["wires"][i]
+        assert msgspec.msgpack.encode([kind, *head, signatures[i]]).hex() == vector["committed"][i]
+        assert plain_hash("packed-step", unhex(vector["committed"][i])).hex() == vector["leaves"][i]
+    contents = read_contents(data, 2)
+    assert [leaf.hex() for leaf in contents.leaves] == vector["leaves"]
+    directory = Directory()
+    directory.append(addresses)
+    wires = [wire.hex() for block in contents.wires(directory, 901) for wire in block.transactions]
+    assert wires == vector["wires"]
+
+
+def plain_column(column: bytes) -> list[int]:
+    rows = (len(column) - 1) // column[0]
+    return [sum(column[1 + plane * rows + i] << 8 * plane for plane in range(column[0])) for i in range(rows)]
 
 
 def test_sequencer_receipt() -> None:

@@ -13,19 +13,25 @@ from bridge_harness import (
     prove_args,
     steal_at,
 )
+from msgspec.structs import replace
 
 from bridge import abi
 from bridge.settings import moves_of_a_side
 from chainkit.codec import encode
-from chainkit.merkle_list import list_proof
 from chainkit.state import Account, State
-from chainkit.transaction import MAX_TRANSACTION_BYTES, Call
-from rollup.stf import MAX_STEP_BYTES, Transact, apply_step, step_hash
+from chainkit.transaction import MAX_TRANSACTION_BYTES, Call, Transfer
+from rollup.stf import MAX_STEP_BYTES, Transact, apply_step
 from rollup.trace import Lie, Trace
 
 
-def every_kind(world: World) -> list[tuple[int, list[bytes]]]:
-    """Blocks that hold every kind of step, valid and not."""
+def every_kind(world: World, form: str) -> list[tuple[int, list[bytes]]]:
+    """Blocks that hold every kind of step, valid and not. Undecodable ones make the batch a plain one."""
+    odd = [b"\xff", b""]
+    if form == "packed":
+        odd = [
+            l2_transfer("mallory", 2**53 - 1, "bob", 1),
+            l2_tx("mallory", 0, Transfer(b"\x01" + bytes(31), 7)),
+        ]
     world.deposit("carol", "dave", 50_000)
     world.force("alice", l2_transfer("alice", 0, "bob", 11))
     world.force("alice", l2_transfer("alice", 9, "bob", 11))  # a nonce that never comes
@@ -34,8 +40,7 @@ def every_kind(world: World) -> list[tuple[int, list[bytes]]]:
     first = [
         good,
         good,  # repeated: stale
-        b"\xff",  # undecodable
-        b"",
+        *odd,
         good[:-1] + bytes([good[-1] ^ 1]),  # bad signature
         l2_tx("bob", 0, Call("nothing", "here", b"", 0)),  # reverts, pays its fee
         l2_withdraw("bob", 1, "dave", 1_000),
@@ -47,10 +52,10 @@ def every_kind(world: World) -> list[tuple[int, list[bytes]]]:
 STEPS = 16
 
 
-@pytest.fixture(scope="module")
-def base() -> tuple[World, list[tuple[int, list[bytes]]]]:
+@pytest.fixture(scope="module", params=["plain", "packed"])
+def base(request: pytest.FixtureRequest) -> tuple[World, list[tuple[int, list[bytes]]]]:
     world = World()
-    return world, every_kind(world)
+    return world, every_kind(world, request.param)
 
 
 def lied(base: tuple[World, list[tuple[int, list[bytes]]]], lie: Lie | None) -> tuple[World, Posted]:
@@ -127,27 +132,80 @@ def at_proof() -> tuple[World, Posted, int, abi.ProveArgs]:
 def test_bad_proofs_change_nothing_and_the_good_one_still_counts() -> None:
     world, posted, dispute, good = at_proof()
     low = world.dispute(dispute).low
-    other = encode(posted.steps[low + 1])
-    hashes = [step_hash(step) for step in posted.steps]
+    neighbour = posted.hashes.opening(low + 1, posted.steps[low + 1])
+    other, known = neighbour.step, [abi.KnownAddress(*shown) for shown in neighbour.addresses]
     for bad in (
-        abi.ProveArgs(dispute, other, good.step_proof, good.witness),
-        abi.ProveArgs(dispute, other, list_proof(hashes, low + 1), good.witness),  # a neighbour's proof
-        abi.ProveArgs(dispute, encode(Transact(b"")), good.step_proof, good.witness),
-        abi.ProveArgs(dispute, b"", good.step_proof, good.witness),
-        abi.ProveArgs(dispute, good.step + b"\0", good.step_proof, good.witness),
-        abi.ProveArgs(dispute, good.step, good.step_proof[:-1], good.witness),
-        abi.ProveArgs(dispute, good.step, [*good.step_proof, bytes(32)], good.witness),
-        abi.ProveArgs(dispute, good.step, [], good.witness),
-        abi.ProveArgs(dispute, good.step, good.step_proof, b""),
-        abi.ProveArgs(dispute, good.step, good.step_proof, good.witness[:-1]),
-        abi.ProveArgs(dispute, good.step, good.step_proof, good.witness + b"\0"),
-        abi.ProveArgs(dispute, good.step, good.step_proof, posted.end.prove([])),
-        abi.ProveArgs(dispute, good.step, good.step_proof, posted.true.tree(low).prove([b"nothing"])),
-        abi.ProveArgs(dispute, good.step, good.step_proof, posted.true.tree(low + 1).prove([])),
+        abi.ProveArgs(dispute, other, good.step_proof, good.witness, good.addresses),
+        abi.ProveArgs(dispute, other, neighbour.proof, good.witness, known),  # a neighbour's proof
+        abi.ProveArgs(dispute, encode(Transact(b"")), good.step_proof, good.witness, good.addresses),
+        abi.ProveArgs(dispute, b"", good.step_proof, good.witness, good.addresses),
+        abi.ProveArgs(dispute, good.step + b"\0", good.step_proof, good.witness, good.addresses),
+        abi.ProveArgs(dispute, good.step, good.step_proof[:-1], good.witness, good.addresses),
+        abi.ProveArgs(dispute, good.step, [*good.step_proof, bytes(32)], good.witness, good.addresses),
+        abi.ProveArgs(dispute, good.step, [], good.witness, good.addresses),
+        abi.ProveArgs(dispute, good.step, good.step_proof, b"", good.addresses),
+        abi.ProveArgs(dispute, good.step, good.step_proof, good.witness[:-1], good.addresses),
+        abi.ProveArgs(dispute, good.step, good.step_proof, good.witness + b"\0", good.addresses),
+        abi.ProveArgs(dispute, good.step, good.step_proof, posted.end.prove([]), good.addresses),
+        abi.ProveArgs(
+            dispute, good.step, good.step_proof, posted.true.tree(low).prove([b"nothing"]), good.addresses
+        ),
+        abi.ProveArgs(
+            dispute, good.step, good.step_proof, posted.true.tree(low + 1).prove([]), good.addresses
+        ),
     ):
         _refused_without_waiting(world, "bad_proof", bad)
     world.ok("judy", "prove", good)  # anyone may bring it; the challenger is paid
     assert world.dispute(dispute).winner == abi.CHALLENGER
+
+
+def test_a_packed_step_is_opened_with_the_addresses_of_its_numbers_and_no_others() -> None:
+    """Whoever could show another address behind a number would have signatures fail, or money go elsewhere."""
+    world = World()
+    world.post((0, [l2_transfer("carol", 0, "dave", 1)]))
+    posted = world.post(
+        (0, [l2_transfer("alice", 0, "bob", 1), l2_transfer("bob", 0, "bob", 1)]), lie=steal_at(1)
+    )
+    dispute = world.challenge(posted)
+    record = world.play(dispute, posted.told, posted.true, until=abi.PROVE)
+    assert record.low == 1
+    good = prove_args(dispute, 1, posted.true)
+    alice, bob = good.addresses
+    assert [alice.address, bob.address] == [address("alice"), address("bob")]
+    directory = world.directory
+    count = len(directory)
+    others = [abi.KnownAddress(directory[i], directory.proof(i, count)) for i in range(count)]
+    for shown in (
+        [],
+        [alice],
+        [bob],
+        [bob, alice],
+        [alice, alice],
+        [others[0], bob],
+        [alice, others[1]],
+        [replace(alice, address=address("mallory")), bob],
+        [replace(alice, proof=alice.proof[:-1]), bob],
+        [replace(alice, proof=[*alice.proof, bytes(32)]), bob],
+        [replace(alice, proof=[]), bob],
+        [alice, replace(bob, proof=alice.proof)],
+    ):
+        _refused_without_waiting(world, "bad_proof", replace(good, addresses=shown))
+    plain = encode(Transact(l2_transfer("alice", 0, "bob", 1)))
+    for step in (plain, encode(posted.contents.transactions[1]), good.step[:-1] + b"\0"):
+        _refused_without_waiting(world, "bad_proof", replace(good, step=step))
+        _refused_without_waiting(world, "bad_proof", replace(good, step=step, addresses=[]))
+    world.ok("judy", "prove", good)
+    assert world.dispute(dispute).winner == abi.CHALLENGER
+
+
+def test_a_reverted_batch_leaves_its_addresses_and_the_next_is_still_provable() -> None:
+    world = World()
+    bad = world.post((0, [l2_transfer("alice", 0, "bob", 1)]), lie=steal_at(1))
+    assert world.play(world.challenge(bad), bad.told, bad.true).winner == abi.CHALLENGER
+    assert (world.batch(bad.index).addresses, len(world.directory)) == (2, 2)
+    again = world.post((0, [l2_transfer("carol", 0, "alice", 1)]), lie=steal_at(1))
+    assert world.batch(again.index).addresses == 3
+    assert world.play(world.challenge(again), again.told, again.true).winner == abi.CHALLENGER
 
 
 def _refused_without_waiting(world: World, code: str, args: abi.ProveArgs) -> None:

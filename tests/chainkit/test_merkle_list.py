@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chainkit.merkle import ProofError
-from chainkit.merkle_list import list_proof, list_root, verify_list_proof
+from chainkit.merkle_list import extend_peaks, list_proof, list_root, peaks_root, verify_list_proof
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "merkle.json").read_text("utf-8"))
 quick = settings(max_examples=100, deadline=None)
@@ -187,3 +187,16 @@ def test_list_proof_vectors(vector: dict[str, Any]) -> None:
     index, root = vector["index"], bytes.fromhex(vector["root"])
     assert list_proof(leaves, index) == naive_proof(leaves, index) == proof
     verify_list_proof(root, index, len(leaves), leaves[index], proof)
+
+
+@quick
+@given(st.lists(st.integers(0, 40), max_size=6))
+def test_a_list_that_grows_by_its_peaks_has_the_root_of_all_its_elements(portions: list[int]) -> None:
+    leaves = numbered(sum(portions))
+    peaks: list[bytes] = []
+    count = 0
+    for portion in portions:
+        peaks = extend_peaks(count, peaks, leaves[count : count + portion])
+        count += portion
+        assert len(peaks) == count.bit_count()
+        assert peaks_root(count, peaks) == list_root(leaves[:count]) == naive_root(leaves[:count])

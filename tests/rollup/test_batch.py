@@ -16,13 +16,12 @@ from rollup.batch import (
     VERSION,
     BatchBlock,
     BatchError,
-    count_steps,
     data_hash,
     decode_batch,
     encode_batch,
-    step_hashes,
     steps_root,
 )
+from rollup.contents import read_contents, step_hashes
 from rollup.stf import MAX_STEP_BYTES, BeginBlock, Forced, Transact, decode_step, step_hash
 
 BLOCKS = [BatchBlock(5, 1, [b"one", b"two"]), BatchBlock(6, 0, []), BatchBlock(6, 2, [b""])]
@@ -189,8 +188,9 @@ def test_the_steps_of_blocks_in_their_order():
         inbox[6],
         step_hash(Transact(b"")),
     ]
-    assert step_hashes(BLOCKS, 9, 4, inbox.__getitem__) == expected
-    assert count_steps(BLOCKS) == len(expected)
+    contents = read_contents(encode_batch(BLOCKS), 0)
+    assert step_hashes(contents, 9, 4, inbox.__getitem__) == expected
+    assert contents.steps == len(expected)
 
 
 def test_the_steps_root_tells_lists_apart_and_proves_each_place():

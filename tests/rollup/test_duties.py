@@ -8,9 +8,9 @@ from bridge_harness import SETTINGS, l2_transfer
 from rollup_stack import Stack, stack_at
 
 from bridge import abi
-from chainkit.codec import decode
-from rollup.batch import count_steps, decode_batch
-from rollup.duties import MAX_BATCH_RAW_BYTES, batch_duty, duties
+from chainkit.codec import decode, encode
+from rollup.contents import Contents, read_contents
+from rollup.duties import batch_duty, duties
 from rollup.faults import Fault
 
 
@@ -25,6 +25,10 @@ def args_of(stack: Stack) -> abi.SubmitBatchArgs:
     assert duty is not None
     assert duty.move.gas_limit <= stack.chain.rules.fees.max_transaction_gas
     return decode(abi.SubmitBatchArgs, duty.move.call.args)
+
+
+def contents_of(stack: Stack) -> Contents:
+    return read_contents(args_of(stack).data, len(stack.sequencer.node.derivation.directory))
 
 
 @pytest.mark.parametrize("fault", [None, Fault("steal"), Fault("mint"), Fault("bad-root")])
@@ -49,11 +53,11 @@ def test_blocks_of_l1s_future_wait(stack: Stack) -> None:
     node.produce(stack.now())
     stack.transfer()
     node.produce(stack.now() + 400)
-    assert len(decode_batch(args_of(stack).data)) == 1
+    assert len(contents_of(stack).blocks) == 1
     assert batch_duty(node, stack.now() - 1) is None
     duty = batch_duty(node, stack.now() + 400)
     assert duty is not None
-    assert len(decode_batch(decode(abi.SubmitBatchArgs, duty.move.call.args).data)) == 2
+    assert len(read_contents(decode(abi.SubmitBatchArgs, duty.move.call.args).data, 0).blocks) == 2
 
 
 def test_a_batch_stays_within_steps_messages_and_bytes(stack: Stack) -> None:
@@ -64,10 +68,10 @@ def test_a_batch_stays_within_steps_messages_and_bytes(stack: Stack) -> None:
         stack.deposit()
     stack.step(6)
     stack.sequencer.node.switch.clear()
-    blocks = decode_batch(args_of(stack).data)
-    assert count_steps(blocks) <= SETTINGS.max_steps
-    assert sum(block.inbox_count for block in blocks) <= SETTINGS.max_inbox_per_batch
-    assert sum(len(wire) for block in blocks for wire in block.transactions) <= MAX_BATCH_RAW_BYTES
+    args, contents = args_of(stack), contents_of(stack)
+    assert contents.steps <= SETTINGS.max_steps
+    assert sum(block.inbox_count for block in contents.blocks) <= SETTINGS.max_inbox_per_batch
+    assert len(encode(args)) < stack.chain.rules.fees.max_transaction_bytes
 
 
 @pytest.mark.parametrize("fault", ["halt", "withhold"])

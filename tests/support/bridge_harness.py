@@ -20,10 +20,11 @@ from chainkit.execution import FeeParameters, Receipt, supply
 from chainkit.genesis import Genesis, GenesisAccount, GenesisContract
 from chainkit.keys import KeyPair, dev_keypair
 from chainkit.merkle import Tree
-from chainkit.merkle_list import list_proof
 from chainkit.state import Account, State, contract_address, storage_key
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
-from rollup.batch import BatchBlock, encode_batch
+from rollup.batch import BatchBlock
+from rollup.contents import CommittedSteps, Contents, read_contents, step_hashes, write_contents
+from rollup.directory import Directory
 from rollup.messenger import WithdrawArgs
 from rollup.stf import BeginBlock, Deposit, Forced, Step, Transact, step_hash
 from rollup.trace import Lie, Trace
@@ -81,6 +82,15 @@ def l1_genesis(
     )
 
 
+class BatchSteps(list[Step]):
+    """The steps of a batch, and how the contract committed to them."""
+
+    def __init__(self, contents: Contents, committed: CommittedSteps) -> None:
+        super().__init__()
+        self.contents = contents
+        self.committed = committed
+
+
 @dataclass
 class Posted:
     """A batch on L1: the poster's trace, and the true one."""
@@ -92,6 +102,18 @@ class Posted:
     @property
     def steps(self) -> Sequence[Step]:
         return self.true.steps
+
+    @property
+    def contents(self) -> Contents:
+        """What its data contains, in the format that the sequencer posts."""
+        assert isinstance(self.steps, BatchSteps)
+        return self.steps.contents
+
+    @property
+    def hashes(self) -> CommittedSteps:
+        """What the contract commits to."""
+        assert isinstance(self.steps, BatchSteps)
+        return self.steps.committed
 
     @property
     def end(self) -> Tree:
@@ -108,6 +130,7 @@ class World:
         self.messages: list[Deposit | Forced] = []
         self.posted: dict[int, Posted] = {}
         self.ends: dict[int, Tree] = {0: self.l2.genesis_tree}
+        self.directory = Directory()
         self.paid: set[int] = set()
         self.bonds_burned = 0
         self.outcomes: set[tuple[str, str]] = set()
@@ -117,6 +140,7 @@ class World:
         other = copy.copy(self)
         other.messages, other.posted = list(self.messages), dict(self.posted)
         other.ends, other.paid = dict(self.ends), set(self.paid)
+        other.directory = grown(self.directory, ())
         return other
 
     # --- L1 ---
@@ -256,7 +280,12 @@ class World:
         totals = self.totals
         record = self.batch(totals.head_batch if parent < 0 else parent)
         height, cursor = record.first_block + record.blocks, record.inbox_to
-        steps: list[Step] = []
+        contents = read_contents(write_contents(blocks, L2_CHAIN, self.directory), len(self.directory))
+        sane = contents.steps <= 10_000  # some blocks claim 2**53 messages
+        hashes = step_hashes(contents, height, cursor, self.inbox_hash) if sane else []
+        steps = BatchSteps(
+            contents, CommittedSteps(contents, hashes, grown(self.directory, contents.addresses))
+        )
         for block in blocks:
             steps.append(BeginBlock(height, block.time))
             steps += self.messages[cursor : cursor + block.inbox_count]
@@ -267,12 +296,16 @@ class World:
         told = Trace(self.l2.rules, start, steps, lie) if lie else true
         return Posted(totals.next_batch, told, true)
 
+    def inbox_hash(self, index: int) -> bytes:
+        """Zeros for a message that was never queued, which the contract refuses."""
+        return step_hash(self.messages[index]) if index < len(self.messages) else bytes(32)
+
     def batch_args(self, posted: Posted, blocks: Sequence[BatchBlock], **changes: Any) -> abi.SubmitBatchArgs:
         parent = self.batch(self.totals.head_batch)
         args = abi.SubmitBatchArgs(
             parent=parent.index,
             inbox_to=parent.inbox_to + sum(b.inbox_count for b in blocks),
-            data=encode_batch(blocks),
+            data=write_contents(blocks, L2_CHAIN, self.directory),
             state_root=posted.told.root(len(posted.steps)),
         )
         return replace(args, **changes)
@@ -287,6 +320,7 @@ class World:
         self.posted[posted.index] = posted
         receipt = self.mine(tx)[0]
         assert receipt.success, (receipt.code, receipt.message)
+        self.directory.append(posted.contents.addresses)
         return posted
 
     def finalize(self, index: int) -> None:
@@ -325,8 +359,18 @@ class World:
 
 
 def prove_args(dispute: int, low: int, trace: Trace) -> abi.ProveArgs:
-    hashes = [step_hash(step) for step in trace.steps]
-    return abi.ProveArgs(dispute, encode(trace.steps[low]), list_proof(hashes, low), trace.witness(low))
+    assert isinstance(trace.steps, BatchSteps)
+    shown = trace.steps.committed.opening(low, trace.steps[low])
+    addresses = [abi.KnownAddress(*known) for known in shown.addresses]
+    return abi.ProveArgs(dispute, shown.step, shown.proof, trace.witness(low), addresses)
+
+
+def grown(directory: Directory, addresses: Sequence[bytes]) -> Directory:
+    """A copy with these addresses behind."""
+    other = Directory()
+    other.append([directory[i] for i in range(len(directory))])
+    other.append(addresses)
+    return other
 
 
 def name_of(who: bytes) -> str:

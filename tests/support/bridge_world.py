@@ -36,8 +36,9 @@ from chainkit.state import Account, State
 from chainkit.store import Store
 from chainkit.transaction import Body, Call, SignedTransaction
 from l1node.staking import StakingParams
-from rollup.batch import BatchBlock, encode_batch
+from rollup.batch import BatchBlock
 from rollup.block import BlockBuilder, L2Block
+from rollup.contents import write_contents
 from rollup.derivation import Derivation
 from rollup.stf import Deposit, Forced, Transact
 
@@ -149,7 +150,12 @@ class Sequencer:
             wires = [step.transaction for step in block.steps if isinstance(step, Transact)]
             data.append(BatchBlock(block.header.time, taken, wires))
             inbox_to += taken
-        return abi.SubmitBatchArgs(head.index, inbox_to, encode_batch(data), root or blocks[-1].tree.root)
+        return abi.SubmitBatchArgs(
+            head.index,
+            inbox_to,
+            write_contents(data, self.chain.rules.chain_id, self.derivation.directory),
+            root or blocks[-1].tree.root,
+        )
 
     def rewind(self, height: int, cursor: int) -> list[SignedTransaction]:
         """Forget the blocks above a height; returns their transactions."""

@@ -30,7 +30,7 @@ from chainkit.transaction import Call, SignedTransaction, Transfer
 from rollup.batch import BatchBlock, BatchError, decode_batch, encode_batch, steps_root
 from rollup.block import BlockBuilder, block_steps, execute_block, genesis_block
 from rollup.derivation import DerivationError
-from rollup.stf import BeginBlock, Deposit, Step, Transact, apply_step, prove_step, step_hash
+from rollup.stf import BeginBlock, Deposit, Step, Transact, apply_step, prove_step
 from rollup.trace import Lie, Trace
 
 REPOSITORY = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ def test_deposit_skipping_reordered_steps_are_another_commitment() -> None:
     world = Followed()
     three_deposits(world)
     posted = world.post((3, []))
-    hashes = [step_hash(step) for step in posted.steps]
+    hashes = posted.hashes
     assert steps_root(hashes) == world.batch(1).steps_root
     for order in permutations(range(1, 4)):
         if order != (1, 2, 3):

@@ -1,0 +1,162 @@
+"""What a batch contains, in whichever format: blocks, transactions, and the hashes that the contract commits to.
+
+Responsible for reading batch data once for all who need it in one process, and for the list of a batch's steps.
+Pure. Must not know what steps do.
+
+Of a plain batch the contract commits to the hash of each step. Of a packed one it commits to the packed transaction,
+T("packed-step", its bytes): the contract does not know which addresses the numbers stand for, and need not until a
+dispute comes down to that one step; then whoever proves it opens them against the directory's root.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from chainkit.codec import Address, Bytes32, encode
+from chainkit.hashing import tagged_hash
+from chainkit.merkle_list import list_proof
+from rollup.batch import BatchBlock, decode_batch, encode_batch
+from rollup.directory import Directory
+from rollup.packing import VERSION as PACKED
+from rollup.packing import Packed, PackedBlock, numbers_of, pack, unpack, unpack_batch
+from rollup.stf import BeginBlock, Step, Transact, step_hash
+
+
+@dataclass(frozen=True)
+class Contents:
+    """``transactions`` are those of all blocks, in order: wire bytes, or packed. ``addresses`` go to the directory."""
+
+    blocks: Sequence[PackedBlock]
+    transactions: Sequence[bytes | Packed]
+    addresses: Sequence[Address]
+
+    @property
+    def steps(self) -> int:
+        """How many steps the batch makes."""
+        return sum(1 + block.inbox_count for block in self.blocks) + len(self.transactions)
+
+    @cached_property
+    def committed(self) -> list[bytes]:
+        """The bytes that are hashed for each transaction: its wire, or its packed form."""
+        return [tx if isinstance(tx, bytes) else encode(tx) for tx in self.transactions]
+
+    @cached_property
+    def leaves(self) -> list[Bytes32]:
+        """What the contract commits to for each transaction."""
+        pairs = zip(self.transactions, self.committed, strict=True)
+        return [step_hash(Transact(tx)) if isinstance(tx, bytes) else packed_hash(data) for tx, data in pairs]
+
+    def wires(self, directory: Directory, chain_id: int) -> list[BatchBlock]:
+        """The blocks with their transactions' wire bytes; ``directory`` has the batch's own addresses already."""
+        wires = (
+            tx if isinstance(tx, bytes) else unpack(tx, chain_id, directory.__getitem__)
+            for tx in self.transactions
+        )
+        return [
+            BatchBlock(b.time, b.inbox_count, [next(wires) for _ in range(b.transactions)])
+            for b in self.blocks
+        ]
+
+
+def packed_hash(data: bytes) -> Bytes32:
+    """The hash of a packed transaction's canonical bytes."""
+    return tagged_hash("packed-step", data)
+
+
+@lru_cache(maxsize=2)
+def read_contents(data: bytes, addresses: int) -> Contents:
+    """Read batch data in bounded memory, for a directory with so many ``addresses``. Raises `BatchError`.
+
+    The last two are kept: in one process the contract and derivation read the same batch.
+    """
+    if data[:1] == PACKED:
+        return Contents(*unpack_batch(data, addresses))
+    plain = decode_batch(data)
+    blocks = [PackedBlock(b.time, b.inbox_count, len(b.transactions)) for b in plain]
+    return Contents(blocks, [wire for block in plain for wire in block.transactions], ())
+
+
+def write_contents(blocks: Sequence[BatchBlock], chain_id: int, directory: Directory) -> bytes:
+    """Batch data of these blocks: packed, or plain if a transaction has no packed form."""
+    plain = [(block.time, block.inbox_count, block.transactions) for block in blocks]
+    return pack(plain, chain_id, len(directory), directory.numbers()) or encode_batch(blocks)
+
+
+def step_hashes(
+    contents: Contents, first_height: int, inbox_from: int, inbox: Callable[[int], Bytes32]
+) -> list[Bytes32]:
+    """What the contract commits to, step by step: each block begins, takes in its messages, runs its transactions.
+
+    ``inbox(i)`` gives the step hash of inbox message ``i``.
+    """
+    hashes: list[Bytes32] = []
+    cursor, leaves = inbox_from, iter(contents.leaves)
+    for height, block in enumerate(contents.blocks, first_height):
+        hashes.append(step_hash(BeginBlock(height, block.time)))
+        for _ in range(block.inbox_count):
+            hashes.append(inbox(cursor))
+            cursor += 1
+        hashes.extend(next(leaves) for _ in range(block.transactions))
+    return hashes
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One step as it is shown to the contract: its committed bytes, its place in the list, the addresses behind its
+    numbers, each with its place in the directory."""
+
+    step: bytes
+    proof: list[Bytes32]
+    addresses: list[tuple[Address, list[Bytes32]]]
+
+
+class CommittedSteps(Sequence[Bytes32]):
+    """The hashes that the contract committed to, and all it takes to open any of them."""
+
+    def __init__(self, contents: Contents, hashes: Sequence[Bytes32], directory: Directory) -> None:
+        """``directory`` has the batch's own addresses already (and may grow later)."""
+        self._contents = contents
+        self._hashes = tuple(hashes)
+        self._directory = directory
+        self._count = len(directory)
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        return self._hashes[index]
+
+    def __iter__(self) -> Iterator[Bytes32]:
+        return iter(self._hashes)
+
+    def opening(self, index: int, step: Step) -> Opening:
+        """How step ``index``, which is ``step``, is opened."""
+        proof = list_proof(self._hashes, index)
+        packed = self._transaction(index)
+        if packed is None or isinstance(packed, bytes):
+            return Opening(encode(step), proof, [])
+        shown = [
+            (self._directory[number], self._directory.proof(number, self._count))
+            for number in numbers_of(packed)
+        ]
+        return Opening(encode(packed), proof, shown)
+
+    def _transaction(self, index: int) -> bytes | Packed | None:
+        """The transaction that is step ``index``; None for a block's beginning and an inbox message."""
+        before = 0
+        for block in self._contents.blocks:
+            index -= 1 + block.inbox_count
+            if index < 0:
+                return None
+            if index < block.transactions:
+                return self._contents.transactions[before + index]
+            index -= block.transactions
+            before += block.transactions
+        raise IndexError("no such step")
+
+
+def open_step(hashes: Sequence[Bytes32], index: int, step: Step) -> Opening:
+    """How a step is opened under the list root of ``hashes``, be they those of a batch or any."""
+    if isinstance(hashes, CommittedSteps):
+        return hashes.opening(index, step)
+    return Opening(encode(step), list_proof(hashes, index), [])

@@ -1,0 +1,285 @@
+"""Packed batch data: the blocks of a batch in columns, addresses by number.
+
+Responsible for the bytes of the packed format, their bounds, and for turning a packed transaction back into the
+very bytes that its sender signed. Pure. Must not know what steps do, nor where the contract keeps anything.
+
+``data`` is the version byte 0x01, then zlib of the canonical encoding of `_Columns`, then 64 bytes of signature for
+each transaction, which nothing could make smaller. An address is the number that it has in the directory of all
+addresses ever named (`rollup.directory`); those that have none yet come in full, once, and get the next ones.
+
+A column of n numbers is its width w in bytes (one byte, 1 to 7) and w planes of n bytes, the lowest bytes first: so
+deflate sees like beside like.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated
+
+from msgspec import Meta
+
+from chainkit.codec import MAX_AMOUNT, U53, Address, Amount, CodecError, Record, Signature, decode, encode
+from chainkit.transaction import SignedTransaction, Transfer
+from rollup.batch import MAX_BATCH_BYTES, MAX_BLOCKS, BatchError
+from rollup.stf import MAX_STEP_BYTES
+
+VERSION = b"\x01"
+MAX_TRANSACTIONS = 1 << 18
+SIGNATURE_BYTES = 64
+TRANSFER, CALL = 0, 1
+_ADDRESS_BYTES = 32
+_MAX_ACTION_BYTES = MAX_STEP_BYTES - 256
+_MAX_WIDTH = 7
+
+
+class PackedTransfer(Record, frozen=True, tag=TRANSFER):
+    """A transfer as the contract commits to it: ``sender`` and ``to`` are numbers in the directory."""
+
+    sender: U53
+    nonce: U53
+    gas_limit: U53
+    max_fee_per_gas: U53
+    tip_per_gas: U53
+    to: U53
+    amount: Amount
+    signature: Signature
+
+
+class PackedCall(Record, frozen=True, tag=CALL):
+    """Any other transaction; ``action`` is the encoding of its action."""
+
+    sender: U53
+    nonce: U53
+    gas_limit: U53
+    max_fee_per_gas: U53
+    tip_per_gas: U53
+    action: Annotated[bytes, Meta(max_length=_MAX_ACTION_BYTES)]
+    signature: Signature
+
+
+Packed = PackedTransfer | PackedCall
+"""One for one the transactions of a batch. Its canonical bytes are what the contract hashes."""
+
+
+class PackedBlock(Record, frozen=True):
+    """An L2 block: its time in ms, how many inbox messages it takes in, how many transactions are its own."""
+
+    time: U53
+    inbox_count: U53
+    transactions: U53
+
+
+class _Columns(Record, frozen=True):
+    """``known`` is how many addresses the directory had for whoever packed; later numbers are of ``addresses``.
+
+    ``kinds`` has a byte for each transaction: 0 a transfer, 1 a call. ``nonces`` are what is to be added (modulo
+    2**53) to the nonce that follows the sender's last one in this batch, or to 0. ``to`` and ``amounts`` are the
+    transfers', ``actions`` the calls'.
+    """
+
+    known: U53
+    addresses: bytes
+    blocks: Annotated[list[PackedBlock], Meta(max_length=MAX_BLOCKS)]
+    kinds: Annotated[bytes, Meta(max_length=MAX_TRANSACTIONS)]
+    senders: bytes
+    nonces: bytes
+    gas_limits: bytes
+    max_fees: bytes
+    tips: bytes
+    to: bytes
+    amounts: bytes
+    actions: Annotated[list[bytes], Meta(max_length=MAX_TRANSACTIONS)]
+
+
+# --- one transaction ---
+
+
+def unpack(packed: Packed, chain_id: int, address: Callable[[int], Address]) -> bytes:
+    """The wire bytes that were signed; ``address`` gives the address with a number."""
+    if isinstance(packed, PackedTransfer):
+        action = b"\x93\x00\xc4\x20" + address(packed.to) + encode(packed.amount)
+    else:
+        action = packed.action
+    head = b"\x98" + encode(chain_id) + b"\xc4\x20" + address(packed.sender) + encode(packed.nonce)
+    fees = encode(packed.gas_limit) + encode(packed.max_fee_per_gas) + encode(packed.tip_per_gas)
+    return head + fees + action + b"\xc4\x40" + packed.signature
+
+
+def numbers_of(packed: Packed) -> list[int]:
+    """The numbers of the addresses that `unpack` asks for, each once, in the order of the fields."""
+    if isinstance(packed, PackedTransfer) and packed.to != packed.sender:
+        return [packed.sender, packed.to]
+    return [packed.sender]
+
+
+# --- a batch ---
+
+
+def pack(
+    blocks: Sequence[tuple[int, int, Sequence[bytes]]], chain_id: int, known: int, numbers: dict[Address, int]
+) -> bytes | None:
+    """Blocks of (time, inbox messages, wires) as packed data; ``numbers`` are those of the ``known`` first addresses.
+
+    None if a wire is not a transaction of this chain, which has no packed form.
+    """
+    fresh: dict[Address, int] = {}
+
+    def number(address: Address) -> int:
+        found = numbers.get(address)
+        if found is None or found >= known:
+            found = fresh.setdefault(address, known + len(fresh))
+        return found
+
+    expected: dict[int, int] = {}
+    rows: list[tuple[int, int, int, int, int]] = []
+    kinds, to, amounts = bytearray(), [], []
+    actions: list[bytes] = []
+    signatures: list[bytes] = []
+    for wire in (wire for _, _, wires in blocks for wire in wires):
+        try:
+            tx = SignedTransaction.decode(wire, limit=MAX_STEP_BYTES)
+        except CodecError:
+            return None
+        body, action = tx.body, tx.body.action
+        sender = number(body.sender)
+        nonce = body.nonce - expected.get(sender, 0) & MAX_AMOUNT
+        expected[sender] = body.nonce + 1
+        rows.append((sender, nonce, body.gas_limit, body.max_fee_per_gas, body.tip_per_gas))
+        if isinstance(action, Transfer):
+            kinds.append(TRANSFER)
+            to.append(number(action.to))
+            amounts.append(action.amount)
+        else:
+            kinds.append(CALL)
+            actions.append(encode(action))
+        if body.chain_id != chain_id or (actions and len(actions[-1]) > _MAX_ACTION_BYTES):
+            return None
+        signatures.append(tx.signature)
+    columns = _Columns(
+        known,
+        b"".join(fresh),
+        [PackedBlock(time, taken, len(wires)) for time, taken, wires in blocks],
+        bytes(kinds),
+        _column([row[0] for row in rows]),
+        _column([row[1] for row in rows]),
+        _column([row[2] for row in rows]),
+        _column([row[3] for row in rows]),
+        _column([row[4] for row in rows]),
+        _column(to),
+        _column(amounts),
+        actions,
+    )
+    return VERSION + _deflate(columns) + b"".join(signatures)
+
+
+def _deflate(columns: _Columns) -> bytes:
+    """Compress field by field: each column is coded with its own table of lengths."""
+    compressor = zlib.compressobj(6)
+    fields = [getattr(columns, name) for name in columns.__struct_fields__]
+    parts = [compressor.compress(bytes([0x90 + len(fields)]))]
+    for field in fields:
+        parts += compressor.compress(encode(field)), compressor.flush(zlib.Z_PARTIAL_FLUSH)
+    return b"".join([*parts, compressor.flush()])
+
+
+def unpack_batch(data: bytes, count: int) -> tuple[list[PackedBlock], list[Packed], list[Address]]:
+    """Read packed data in bounded memory, for a directory of ``count`` addresses.
+
+    Returns blocks, transactions in order with their final numbers, and the addresses to append to the directory.
+    Raises `BatchError`.
+    """
+    plain, signatures = _inflate(data)
+    try:
+        columns = decode(_Columns, plain, limit=MAX_BATCH_BYTES)
+    except CodecError as error:
+        raise BatchError(str(error)) from None
+    total = len(columns.kinds)
+    calls = columns.kinds.count(CALL)
+    if calls + columns.kinds.count(TRANSFER) != total or len(columns.actions) != calls:
+        raise BatchError("kinds and actions do not match")
+    if len(signatures) != SIGNATURE_BYTES * total:
+        raise BatchError(f"{total} transactions have {len(signatures)} bytes of signatures")
+    if not columns.blocks or sum(block.transactions for block in columns.blocks) != total:
+        raise BatchError("the blocks do not have these transactions")
+    if any(len(action) > _MAX_ACTION_BYTES for action in columns.actions):
+        raise BatchError("an action is too large for a step")
+    fresh = _addresses(columns, count)
+    return columns.blocks, list(_transactions(columns, signatures, count, len(fresh))), fresh
+
+
+def _inflate(data: bytes) -> tuple[bytes, bytes]:
+    if data[:1] != VERSION:
+        raise BatchError("not packed")
+    stream = zlib.decompressobj()
+    try:
+        plain = stream.decompress(data[1:], MAX_BATCH_BYTES)
+    except zlib.error as error:
+        raise BatchError(f"not zlib data: {error}") from None
+    if not stream.eof or stream.unconsumed_tail:
+        raise BatchError(f"truncated, or over {MAX_BATCH_BYTES} bytes")
+    return plain, stream.unused_data
+
+
+def _addresses(columns: _Columns, count: int) -> list[Address]:
+    if columns.known > count:
+        raise BatchError(f"packed for {columns.known} addresses, the directory has {count}")
+    data = columns.addresses
+    if len(data) % _ADDRESS_BYTES:
+        raise BatchError("the last address is cut short")
+    return [data[i : i + _ADDRESS_BYTES] for i in range(0, len(data), _ADDRESS_BYTES)]
+
+
+def _transactions(columns: _Columns, signatures: bytes, count: int, fresh: int) -> Iterator[Packed]:
+    total, transfers = len(columns.kinds), columns.kinds.count(TRANSFER)
+    last, shift = columns.known + fresh - 1, count - columns.known
+
+    def numbers(column: bytes, rows: int) -> Sequence[int]:
+        values = _values(column, rows, last)
+        return [n + shift if n >= columns.known else n for n in values] if shift else values
+
+    senders = numbers(columns.senders, total)
+    fields = zip(
+        columns.kinds,
+        senders,
+        _nonces(senders, _values(columns.nonces, total, MAX_AMOUNT)),
+        _values(columns.gas_limits, total, MAX_AMOUNT),
+        _values(columns.max_fees, total, MAX_AMOUNT),
+        _values(columns.tips, total, MAX_AMOUNT),
+        (signatures[i : i + SIGNATURE_BYTES] for i in range(0, len(signatures), SIGNATURE_BYTES)),
+        strict=True,
+    )
+    to = iter(numbers(columns.to, transfers))
+    amounts = iter(_values(columns.amounts, transfers, MAX_AMOUNT))
+    actions = iter(columns.actions)
+    for kind, sender, nonce, gas_limit, max_fee, tip, signature in fields:
+        if kind == TRANSFER:
+            yield PackedTransfer(sender, nonce, gas_limit, max_fee, tip, next(to), next(amounts), signature)
+        else:
+            yield PackedCall(sender, nonce, gas_limit, max_fee, tip, next(actions), signature)
+
+
+def _nonces(senders: Iterable[int], offsets: Iterable[int]) -> Iterator[int]:
+    expected: dict[int, int] = {}
+    for sender, offset in zip(senders, offsets, strict=True):
+        nonce = expected.get(sender, 0) + offset & MAX_AMOUNT
+        expected[sender] = nonce + 1
+        yield nonce
+
+
+def _column(values: Sequence[int]) -> bytes:
+    width = max(1, (max(values, default=0).bit_length() + 7) // 8)
+    raw = struct.pack(f"<{len(values)}Q", *values)
+    return bytes([width]) + b"".join(raw[plane::8] for plane in range(width))
+
+
+def _values(column: bytes, rows: int, most: int) -> Sequence[int]:
+    width = column[0] if column else 0
+    if not 1 <= width <= _MAX_WIDTH or len(column) != 1 + width * rows:
+        raise BatchError(f"a column is not of {rows} numbers")
+    raw = bytearray(8 * rows)
+    for plane in range(width):
+        raw[plane::8] = column[1 + plane * rows : 1 + (plane + 1) * rows]
+    values = struct.unpack(f"<{rows}Q", raw)
+    if values and max(values) > most:
+        raise BatchError("a number is out of range")
+    return values
