@@ -66,9 +66,21 @@ class Colluder:
             ("force", abi.ForceArgs(junk)),
             ("deposit", abi.DepositArgs(anybody)),
         ]
+        calls += [("timeout", abi.DisputeArgs(index)) for index in self._almost_late(totals)] * 8
         calls += [("finalize", abi.BatchArgs(index)) for index in self.bank.first_pending()] * 4
         method, args = rng.choice(calls)
         await self.l1.send(bridge_call(method, args), 2_000_000)
+
+    def _almost_late(self, totals: Any) -> list[int]:
+        """Disputes in which the side to move has its last block, or the one before that."""
+        found = []
+        for index in range(totals.next_dispute):
+            dispute = self.bank.load(abi.dispute_key(index), abi.Dispute)
+            if dispute is not None and dispute.stage != abi.RESOLVED:
+                clock = dispute.defender_clock if dispute.turn == abi.DEFENDER else dispute.challenger_clock
+                if 0 <= clock - (self.world.watcher_height - dispute.last_move) <= 3:
+                    found.append(index)
+        return found
 
     async def _divert(self) -> None:
         """Claim somebody's withdrawal, with its proof, for oneself; or for a gwei more; or a second time."""
