@@ -5,8 +5,6 @@ signed messages that contradict each other (`l1node.evidence`).
 Must not know blocks, stakes or validator sets, nor check signatures: whoever calls it does.
 """
 
-from collections.abc import Iterator
-
 from chainkit.block import SignedHeader, Vote
 from chainkit.codec import Address, Bytes32
 from l1node.evidence import Evidence, ProposalEvidence, VoteEvidence
@@ -38,8 +36,8 @@ class Watch:
     def __init__(self, evidence_slots: int = EVIDENCE_SLOTS) -> None:
         self._evidence_slots = evidence_slots
         self._votes: dict[int, dict[Address, Vote]] = {}
-        self._of_voter: dict[Address, dict[int, Vote]] = {}
         self._highest: dict[Address, Vote] = {}
+        self._newest: dict[Address, int] = {}  # the latest slot that each of `_highest` voted in
         self._headers: dict[tuple[int, Address], list[SignedHeader]] = {}
         self._reported: set[tuple[str, int, Address]] = set()
         self._floor = 0
@@ -56,28 +54,24 @@ class Watch:
 
     def contradicted(self, vote: Vote) -> VoteEvidence | None:
         """Evidence, not reported before, that this vote and one that is kept are an offence."""
-        for other in self._seen(vote):
+        highest = self._highest.get(vote.voter)
+        if highest is not None and vote.slot > self._newest[vote.voter] and vote.height >= highest.height:
+            return None  # later than all, lower than none: what every honest vote is
+        seen = [slot[vote.voter] for slot in self._votes.values() if vote.voter in slot]
+        if highest is not None:
+            seen.append(highest)
+        for other in seen:
             evidence = contradiction(other, vote)
             if evidence is not None and _offence(evidence) not in self._reported:
                 return evidence
         return None
 
-    def _seen(self, vote: Vote) -> Iterator[Vote]:
-        """The voter's kept votes that may contradict this one: a cheap look at each, as there are many."""
-        slot, height = vote.slot, vote.height
-        for other in self._of_voter.get(vote.voter, {}).values():
-            if other.slot == slot or (other.slot < slot) == (other.height > height):
-                yield other
-        highest = self._highest.get(vote.voter)
-        if highest is not None:
-            yield highest
-
     def keep(self, vote: Vote) -> None:
         """Remember a verified vote: the first of its voter and slot, and the voter's highest."""
         if vote.slot >= self._floor:
             self._votes.setdefault(vote.slot, {}).setdefault(vote.voter, vote)
-            self._of_voter.setdefault(vote.voter, {}).setdefault(vote.slot, vote)
         highest = self._highest.get(vote.voter)
+        self._newest[vote.voter] = max(vote.slot, self._newest.get(vote.voter, 0))
         if highest is None or vote.height >= highest.height:
             self._highest[vote.voter] = vote
 
@@ -111,13 +105,11 @@ class Watch:
         """Forget what is too old in ``slot``."""
         self._floor = max(self._floor, slot - RECENT_SLOTS)
         for old in [s for s in self._votes if s < self._floor]:
-            for voter in self._votes.pop(old):
-                del self._of_voter[voter][old]
-        self._of_voter = {voter: votes for voter, votes in self._of_voter.items() if votes}
+            del self._votes[old]
         for place in [p for p in self._headers if p[0] < self._floor]:
             del self._headers[place]
         for voter in [v for v, vote in self._highest.items() if self._expired(vote, slot)]:
-            del self._highest[voter]
+            del self._highest[voter], self._newest[voter]
         oldest = slot - self._evidence_slots
         self._reported = {offence for offence in self._reported if offence[1] >= oldest}
 
