@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 20
+JOBS ?= 1
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
@@ -29,8 +30,8 @@ lab-check: $(RUN_STAMP) ## Run two experiments with their controls; the commit c
 compose-test: $(DEV_STAMP) ## Test the containers on a real Docker Engine
 	$(BIN)/pytest tests/compose --durations=8 $(ARGS)
 
-sim: $(DEV_STAMP) ## Simulate the whole system under faults: SEEDS=20 many, or SEED=k one (FAULTS=1,2 of it)
-	PYTHONPATH=tests/support $(BIN)/python -m simulation --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) \
+sim: $(DEV_STAMP) ## Simulate the whole system under faults: SEEDS=20 (JOBS=2), or SEED=k alone (FAULTS=1,2 of it)
+	PYTHONPATH=tests/support $(BIN)/python -m simulation --seeds $(SEEDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
 
 lint: $(DEV_STAMP) ## ruff and mypy --strict

@@ -4,6 +4,7 @@ Responsible for the order of a run and for its result. Must not know how many ru
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections import Counter
@@ -42,6 +43,8 @@ def run_plan(plan: Plan, *, signatures: str = "shared") -> Result:
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     result = Result(plan)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50_000, 50, 50)  # most of what is made is a short-lived tree without cycles
     try:
         with (
             patched(signatures=signatures if plan.setup.shared else "real"),
@@ -50,6 +53,7 @@ def run_plan(plan: Plan, *, signatures: str = "shared") -> Result:
             runner.run(_run(plan, result))
     finally:
         logging.disable(disabled)
+        gc.set_threshold(*thresholds)
     result.cpu = time.process_time() - started
     return result
 

@@ -5,12 +5,14 @@ know how a run works.
 """
 
 import argparse
+import subprocess
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
-from simulation.faults import Plan, draw_plan
+from simulation.faults import STORIES, Plan, draw_plan
 from simulation.run import Result, run_plan
 
 MUST_SEE = (
@@ -82,45 +84,65 @@ def shrink(plan: Plan, *, budget: int = 40) -> tuple[list[int], Result]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 if every seed passed and every rare branch was seen."""
-    options = argparse.ArgumentParser(prog="make sim")
-    options.add_argument("--seeds", type=int, default=20)
-    options.add_argument("--seed", type=int, help="this seed alone, with its story")
-    options.add_argument("--first", type=int, default=1)
-    options.add_argument("--faults", help="only these of the seed's faults, by number (a replay)")
-    options.add_argument("--story", help="tell this story whatever the seed says")
-    options.add_argument("--verbose", action="store_true")
-    args = options.parse_args(arguments)
-    seeds = [args.seed] if args.seed is not None else range(args.first, args.first + args.seeds)
-    total = Result(draw_plan(0))
-    failed: list[Result] = []
+    args = _parser().parse_args(arguments)
+    seeds = [args.seed] if args.seed is not None else list(range(args.first, args.first + args.seeds))
+    plans = [draw_plan(seed, args.story) for seed in seeds]
+    if args.faults is not None:
+        plans = [keep_faults(plan, [int(i) for i in args.faults.split(",") if i]) for plan in plans]
+    total, failed, done = Result(draw_plan(0)), False, 0
     began = time.time()
-    for count, seed in enumerate(seeds, 1):
-        plan = draw_plan(seed, args.story)
-        if args.faults is not None:
-            plan = keep_faults(plan, [int(i) for i in args.faults.split(",") if i])
-        result = run_plan(plan)
+    for done, result in enumerate(_run_all(plans, args.jobs), 1):
         total.seen += result.seen
         total.counts += result.counts
         total.simulated += result.simulated
         total.cpu += result.cpu
-        print(
-            f"{count:4}/{len(seeds)} seed {seed:<6} {plan.story:9} {len(plan.faults):2} faults "
-            f"{result.simulated:5.0f} s in {result.cpu:5.1f} s CPU, height {result.height:3} "
-            f"{'FAILED: ' + result.failures[0] if result.failures else 'ok'}",
-            flush=True,
-        )
+        _progress(result, done, len(plans))
         if args.verbose or args.seed is not None:
             _tell(result)
         if result.failures:
-            failed.append(result)
+            failed = True
             if args.faults is None:
-                _report(plan)
+                _report(result.plan)
             break
-    _summary(total, len(seeds), time.time() - began)
+    _summary(total, done, time.time() - began)
     unseen = [name for name in MUST_SEE if not total.seen[name]]
     if unseen:
         print(f"never seen: {', '.join(unseen)}")
-    return 1 if failed or (unseen and len(seeds) >= ENOUGH_SEEDS) else 0
+    return 1 if failed or (unseen and len(plans) >= ENOUGH_SEEDS) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog="make sim")
+    options.add_argument("--seeds", type=int, default=20)
+    options.add_argument("--seed", type=int, help="this seed alone, with its story")
+    options.add_argument("--first", type=int, default=1)
+    options.add_argument("--jobs", type=int, default=1, help="processes; each seed is one process's")
+    options.add_argument("--faults", help="only these of the seed's faults, by number (a replay)")
+    options.add_argument("--story", choices=STORIES, help="tell this story whatever the seed says")
+    options.add_argument("--verbose", action="store_true")
+    return options
+
+
+def _run_all(plans: Sequence[Plan], jobs: int) -> Iterator[Result]:
+    """The results in the order of the plans."""
+    if jobs == 1:
+        yield from map(run_plan, plans)
+        return
+    with ProcessPoolExecutor(jobs) as executor:
+        try:
+            yield from executor.map(run_plan, plans)
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _progress(result: Result, done: int, count: int) -> None:
+    plan = result.plan
+    print(
+        f"{done:4}/{count} seed {plan.seed:<6} {plan.story:9} {len(plan.faults):2} faults "
+        f"{result.simulated:5.0f} s in {result.cpu:5.1f} s CPU, height {result.height:3} "
+        f"{'FAILED: ' + result.failures[0] if result.failures else 'ok'}",
+        flush=True,
+    )
 
 
 def _tell(result: Result) -> None:
@@ -142,6 +164,10 @@ def _summary(total: Result, seeds: int, seconds: float) -> None:
     faults = Counter({k[7:]: n for k, n in total.counts.items() if k.startswith("fault: ")})
     acts = Counter({k[5:]: n for k, n in total.counts.items() if k.startswith("act:")})
     packets = {k: total.counts[k] for k in ("packets", "drop", "cut", "duplicate", "delay")}
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    print(f"commit {commit.stdout.strip() or 'unknown'}")
     print(
         f"{seeds} seeds, {total.simulated / 3600:.2f} simulated hours in {total.cpu:.0f} s CPU ({seconds:.0f} s)"
     )

@@ -19,6 +19,7 @@ import rollup.receipt
 from chainkit.block import Block, ValidatorSet
 from chainkit.chain import Chain, ExecutedBlock
 from chainkit.codec import Address
+from chainkit.genesis import Genesis
 from chainkit.keys import KeyPair
 from chainkit.merkle import Tree
 
@@ -30,16 +31,16 @@ _BLOCKS = 256
 class SharedChain(Chain):
     """A `Chain` that remembers what it has executed, for all nodes of the simulation."""
 
-    def __init__(self, genesis: Any) -> None:
+    def __init__(self, genesis: Genesis) -> None:
         super().__init__(genesis)
         self._executed: OrderedDict[tuple[bytes, bytes, tuple[bytes, ...]], ExecutedBlock] = OrderedDict()
         self._sets: dict[tuple[bytes, int], ValidatorSet] = {}
 
-    def execute(self, parent: ExecutedBlock, block: Block) -> ExecutedBlock:
+    def execute(self, parent: ExecutedBlock, block: Block, *hints: Any, **more: Any) -> ExecutedBlock:
         key = (parent.hash, block.header.hash(), tuple(block.transactions))
         found = self._executed.get(key)
         if found is None:
-            found = super().execute(parent, block)
+            found = super().execute(parent, block, *hints, **more)
             self._keep(key, found)
         return found
 
