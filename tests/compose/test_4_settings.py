@@ -12,7 +12,7 @@ COIN = 10**9
 WRONG = [
     ("LAYERLAB_SLOT_MS", "fast"),
     ("LAYERLAB_BLOCK_MS", "0"),
-    ("LAYERLAB_WINDOW", "7"),
+    ("LAYERLAB_WINDOW", "5"),
     ("LAYERLAB_PROPOSER_BOND", "nothing"),
     ("LAYERLAB_CHALLENGER_BOND", "0"),
     ("LAYERLAB_STUDENTS", "301"),
@@ -51,7 +51,7 @@ def test_a_wrong_setting_stops_the_container_with_one_line(other: Stack, variabl
 
 
 def test_with_a_wrong_setting_no_service_starts(other: Stack) -> None:
-    done = other.compose("up", "-d", check=False, LAYERLAB_WINDOW="7")
+    done = other.compose("up", "-d", check=False, LAYERLAB_WINDOW="5")
     assert done.returncode != 0
     assert other.running() == set()
     logs = other.compose("logs", "--no-color", "genesis").stdout
