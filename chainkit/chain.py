@@ -6,6 +6,7 @@ states what came out. Must not know who may propose, nor how blocks become final
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from chainkit.block import (
     LAST_ERA_KEY,
@@ -37,6 +38,20 @@ from chainkit.transaction import SignedTransaction
 
 class InvalidBlock(Exception):  # noqa: N818 - reads as the reason it is
     """The block breaks a rule of its chain; the message says which."""
+
+
+class MisshapenBlock(InvalidBlock):
+    """The transactions are not those of the header, or too many: that says nothing about the header."""
+
+
+class Known(Protocol):
+    """Transactions that are decoded and whose signatures are good, by their wire bytes."""
+
+    def get(self, wire: bytes) -> SignedTransaction | None:
+        """The transaction with these bytes, if it is known."""
+
+    def add(self, tx: SignedTransaction) -> None:
+        """One more; its signature has been checked."""
 
 
 @dataclass(frozen=True)
@@ -104,25 +119,40 @@ class Chain:
         seed = era_seed(self.genesis_hash, era_of(slot, self.genesis.era_slots))
         return self.validators(parent, slot).leader(seed, slot)
 
-    def execute(self, parent: ExecutedBlock, block: Block) -> ExecutedBlock:
-        """Check a block against its parent and run it. Raises `InvalidBlock`; changes nothing."""
+    def execute(self, parent: ExecutedBlock, block: Block, known: Known | None = None) -> ExecutedBlock:
+        """Check a block against its parent and run it. Raises `InvalidBlock`; changes nothing.
+
+        ``known`` has transactions that are decoded, and their signatures checked, already; those of a valid block
+        are put to them.
+        """
         header = block.header
         try:
             check_block_shape(block, self.rules.chain_id)
-            limit = self.rules.fees.max_transaction_bytes
-            transactions = [SignedTransaction.decode(w, limit=limit) for w in block.transactions]
+        except CodecError as error:
+            raise MisshapenBlock(str(error)) from None
+        try:
+            transactions = self._decode(block.transactions, known)
         except CodecError as error:
             raise InvalidBlock(str(error)) from None
         if header.parent != parent.hash or header.height != parent.header.height + 1:
             raise InvalidBlock("the block does not extend its parent")
         if header.slot <= parent.header.slot or header.time != self.slot_time(header.slot):
             raise InvalidBlock("slot or time is wrong")
-        executed, skipped = self._run(parent, header.slot, header.proposer, transactions)
+        executed, skipped = self._run(parent, header.slot, header.proposer, transactions, header.tx_root)
         if skipped:
             raise InvalidBlock(f"transaction {skipped[0][0]!r} may not run: {skipped[0][1]}")
         if executed.header != header:
             raise InvalidBlock("the header does not state what execution gives")
+        if known is not None:
+            for tx in transactions:
+                known.add(tx)
         return executed
+
+    def _decode(self, wires: Sequence[bytes], known: Known | None) -> list[SignedTransaction]:
+        limit = self.rules.fees.max_transaction_bytes
+        if known is None:
+            return [SignedTransaction.decode(wire, limit=limit) for wire in wires]
+        return [known.get(wire) or SignedTransaction.decode(wire, limit=limit) for wire in wires]
 
     def build(
         self,
@@ -140,7 +170,9 @@ class Chain:
         slot: int,
         proposer: Address,
         candidates: Iterable[SignedTransaction],
+        tx_root: Bytes32 | None = None,
     ) -> tuple[ExecutedBlock, list[tuple[SignedTransaction, InvalidTransaction]]]:
+        """``tx_root`` is that of all candidates, if it is known."""
         state = State(parent.tree)
         height, time = parent.header.height + 1, self.slot_time(slot)
         events: list[Event] = []
@@ -171,7 +203,7 @@ class Chain:
             parent=parent.hash,
             proposer=proposer,
             state_root=tree.root,
-            tx_root=list_root(wires),
+            tx_root=list_root(wires) if tx_root is None or skipped else tx_root,
             receipts_root=receipts_root(receipts),
             base_fee=env.base_fee,
             gas_used=sum(receipt.gas_used for receipt in receipts),

@@ -10,7 +10,7 @@ from dataclasses import replace as with_fields
 from msgspec.structs import replace
 
 from chainkit.block import Block, Certificate, Proposal, Vote
-from chainkit.chain import Chain, ExecutedBlock
+from chainkit.chain import Chain, ExecutedBlock, Known
 from chainkit.codec import Address, Bytes32
 from chainkit.hashing import tagged_hash
 from chainkit.keys import KeyPair
@@ -53,6 +53,7 @@ class ByzantineEngine(Engine):
         voted: VotedRecord,
         select: Select,
         evidence_slots: int = EVIDENCE_SLOTS,
+        known: Known | None = None,
         faults: Iterable[str] = (),
         censored: Collection[Address] = (),
     ) -> None:
@@ -64,6 +65,7 @@ class ByzantineEngine(Engine):
             voted=voted,
             select=select,
             evidence_slots=evidence_slots,
+            known=known,
         )
         self._own = key
         self.faults: set[str] = set()

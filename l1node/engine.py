@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from chainkit.block import MAX_BLOCK_BYTES, Certificate, Proposal, Vote
-from chainkit.chain import Chain, ExecutedBlock
+from chainkit.chain import Chain, ExecutedBlock, Known
 from chainkit.keys import KeyPair
 from chainkit.transaction import SignedTransaction
 from l1node.actions import (
@@ -55,7 +55,8 @@ class Engine(Observer):
     """One node's part in consensus. ``key`` None makes a follower, which never votes.
 
     ``final`` and ``final_certificate`` (None for genesis) are where it starts; ``voted`` is the durable
-    record of its key; ``select(parent, slot)`` gives candidate transactions for a block of its own.
+    record of its key; ``select(parent, slot)`` gives candidate transactions for a block of its own; ``known`` finds
+    transactions that were verified before they came in a block.
     """
 
     def __init__(
@@ -68,9 +69,14 @@ class Engine(Observer):
         voted: VotedRecord,
         select: Select,
         evidence_slots: int = EVIDENCE_SLOTS,
+        known: Known | None = None,
     ) -> None:
         super().__init__(
-            chain, final=final, final_certificate=final_certificate, evidence_slots=evidence_slots
+            chain,
+            final=final,
+            final_certificate=final_certificate,
+            evidence_slots=evidence_slots,
+            known=known,
         )
         self._key = key
         self._voted = voted

@@ -20,8 +20,8 @@ LONGEST_PAUSE = 2.0
 MAX_CONSENSUS = 64
 """Proposals and votes that wait for one peer. Older ones than the last few slots' help nobody."""
 MAX_CONSENSUS_BYTES = 8 * 1024 * 1024
-MAX_TRANSACTIONS = 4096
-MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
+MAX_TRANSACTIONS = 16_384
+MAX_TRANSACTION_BYTES = 8 * 1024 * 1024
 _BODY_BYTES = 1024 * 1024  # of transactions in one body: a proposal must not wait for more
 _CONSENSUS_BODY = 3 * 1024 * 1024  # of votes and proposals; one proposal is at most 2 MiB and little more
 _WIRES = 512  # transactions in one body

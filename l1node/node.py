@@ -43,6 +43,7 @@ from l1node.disk import Disk, Slashing, certified_block
 from l1node.engine import Engine
 from l1node.gossip import Gossip
 from l1node.messages import encode_message
+from l1node.recent import Recent
 from l1node.reporter import Reporter
 from l1node.staking import SET_DELAY, Staking, ValidatorSlashed
 from l1node.sync import Sync
@@ -111,6 +112,7 @@ class L1Node:
         """The switch of the faults, where there is one."""
         self.tail = Tail()
         self.pool = Mempool(chain.rules)
+        self.recent = Recent()
         self._broke = asyncio.Event()
         self._changed = asyncio.Event()
         self.reporter = Reporter(chain.rules, key, self.disk.cases(), self.disk.set_cases)
@@ -126,6 +128,7 @@ class L1Node:
             voted=self.disk.voted(),
             select=self._select,
             evidence_slots=self._evidence_slots(),
+            known=self.recent,
         )
         self._look()
         self.on_blocks(self.disk.load_notarized())
@@ -259,6 +262,7 @@ class L1Node:
                         self._note_slashings(block)
                         final.append(block)
         if final:  # whatever a block took in has changed its sender's nonce
+            self.recent.remove(tx for block in final for tx in block.transactions)
             touched = {k[1:] for block in final for k in block.changes if k[:1] == b"a" and len(k) == 33}
             self.pool.update(State(final[-1].tree).account, sorted(touched))
 
@@ -331,19 +335,22 @@ class L1Node:
         except InvalidTransaction as refusal:
             known = refusal.code == "already_known"
             return SubmitResult(tx.id, known, refusal.code, refusal.message)
+        self.recent.add(tx)
         return SubmitResult(tx.id, True)
 
     async def receive(self, wires: Sequence[bytes]) -> int:
         """Transactions from a peer; how many were taken. They are not passed on: the peer told everyone."""
         self._check_broken()
         fresh = self._fresh(wires)
-        if len(fresh) > _IN_PLACE:
-            await asyncio.to_thread(verify_signatures, fresh)
+        unseen = [tx for tx in fresh if self.recent.get(tx.wire) is not tx]
+        if len(unseen) > _IN_PLACE:
+            await asyncio.to_thread(verify_signatures, unseen)
         taken = 0
         for tx in fresh:
             with suppress(InvalidTransaction):
                 check_submitted(self.rules, tx)
                 self.pool.add(tx, self._final_state.account)
+                self.recent.add(tx)
                 taken += 1
         self.counts["transactions_in"] += taken
         return taken
@@ -353,7 +360,9 @@ class L1Node:
         fresh = []
         for wire in wires:
             with suppress(CodecError):
-                tx = SignedTransaction.decode(wire, limit=self.rules.fees.max_transaction_bytes)
+                tx = self.recent.get(wire) or SignedTransaction.decode(
+                    wire, limit=self.rules.fees.max_transaction_bytes
+                )
                 stale = tx.body.nonce < self._final_state.account(tx.body.sender).nonce
                 if tx.id in self.pool or stale or tx.body.chain_id != self.rules.chain_id:
                     self.counts["duplicates_in"] += 1

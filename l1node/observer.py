@@ -20,7 +20,7 @@ from chainkit.block import (
     check_certificate,
     era_of,
 )
-from chainkit.chain import Chain, ExecutedBlock, InvalidBlock
+from chainkit.chain import Chain, ExecutedBlock, InvalidBlock, Known, MisshapenBlock
 from chainkit.codec import Address, Bytes32
 from l1node.actions import (
     Action,
@@ -62,7 +62,9 @@ class Observer:
         final: ExecutedBlock,
         final_certificate: Certificate | None,
         evidence_slots: int = EVIDENCE_SLOTS,
+        known: Known | None = None,
     ) -> None:
+        self._known = known
         self.rejected: Counter[Rejection] = Counter()
         self._chain = chain
         # A restarted node no longer has the state below the final block; its own names the same era's set.
@@ -310,10 +312,10 @@ class Observer:
             self._certify(parent, certificate)
         elif certificate is not None and certificate != parent.certificate:
             self._look_at(certificate)
-        if block.tx_root() != block.header.tx_root:
-            raise Refused(Rejection.INVALID_BLOCK)
         try:
-            executed = self._chain.execute(parent.executed, block)
+            executed = self._chain.execute(parent.executed, block, self._known)
+        except MisshapenBlock:
+            raise Refused(Rejection.INVALID_BLOCK) from None
         except InvalidBlock:
             self._invalid[block.header.hash()] = block.header.slot
             raise Refused(Rejection.INVALID_BLOCK) from None
@@ -384,7 +386,7 @@ class Observer:
         validators = self._set(parent, header.slot)
         try:
             check_certificate(header, certificate, validators)
-            executed = self._chain.execute(parent.executed, block)
+            executed = self._chain.execute(parent.executed, block, self._known)
         except CertificateError:
             raise Refused(Rejection.BAD_CERTIFICATE) from None
         except InvalidBlock:
