@@ -15,11 +15,13 @@ from simulation.world import key_of
 import bridge.arbitration
 import bridge.batches
 import bridge.books
+import bridge.dispute
 import bridge.withdrawals
 import chainkit.execution
 import l1node.disk
 import rollup.duties
 from chainkit.block import ValidatorSet
+from chainkit.contract import Revert
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -72,6 +74,16 @@ def nobody_challenges(_: Any) -> Iterator[Any]:
     return iter(())
 
 
+def hurry_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last block of a side's clock no longer counts as its own."""
+
+    def require_timed_out(dispute: Any, height: int) -> None:
+        if bridge.dispute.clock_left(dispute, height) > 0:
+            raise Revert("clock_running", "not yet")
+
+    monkeypatch.setattr(bridge.arbitration, "require_timed_out", require_timed_out)
+
+
 CASES: dict[str, tuple[str, int, Patch]] = {
     "half of the stake is a quorum": ("P6", 16, replace(ValidatorSet, "is_quorum", half_is_a_quorum)),
     "votes are not kept on disk": ("P7", 1, replace(l1node.disk.Disk, "set_voted", lambda *_: None)),
@@ -79,6 +91,7 @@ CASES: dict[str, tuple[str, int, Patch]] = {
     "an exit has no nullifier": ("P3", 7, drop_rule(bridge.withdrawals, "already_exited")),
     "whoever claims says who is paid": ("P18", 16, drop_rule(bridge.withdrawals, "wrong_withdrawal")),
     "the window is not waited for": ("P13", 16, drop_rule(bridge.batches, "too_early")),
+    "a chess clock is a block short": ("P13", 21, hurry_the_clock),
     "overdue messages may be left out": ("P16", 2, drop_rule(bridge.batches, "inbox_overdue")),
     "a lost bond is not burned": ("P11", 16, replace(bridge.books.Books, "forfeit_bond", nothing_is_burned)),
     "the fee vault loses a gwei": ("P11", 16, skim_the_vault),

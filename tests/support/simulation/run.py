@@ -8,7 +8,8 @@ import gc
 import logging
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from chainkit.chain import Chain
@@ -37,23 +38,29 @@ class Result:
     height: int = 0
 
 
-def run_plan(plan: Plan, *, signatures: str = "shared") -> Result:
-    """Make a plan happen."""
-    started = time.process_time()
-    disabled = logging.root.manager.disable
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No logs, and less garbage collection: most of what is made is short-lived and without cycles."""
+    disabled, thresholds = logging.root.manager.disable, gc.get_threshold()
     logging.disable(logging.CRITICAL)
-    result = Result(plan)
-    thresholds = gc.get_threshold()
-    gc.set_threshold(50_000, 50, 50)  # most of what is made is a short-lived tree without cycles
+    gc.set_threshold(50_000, 50, 50)
     try:
-        with (
-            patched(signatures=signatures if plan.setup.shared else "real"),
-            asyncio.Runner(loop_factory=VirtualLoop) as runner,
-        ):
-            runner.run(_run(plan, result))
+        yield
     finally:
         logging.disable(disabled)
         gc.set_threshold(*thresholds)
+
+
+def run_plan(plan: Plan, *, signatures: str = "shared") -> Result:
+    """Make a plan happen."""
+    started = time.process_time()
+    result = Result(plan)
+    with (
+        quiet(),
+        patched(signatures=signatures if plan.setup.shared else "real"),
+        asyncio.Runner(loop_factory=VirtualLoop) as runner,
+    ):
+        runner.run(_run(plan, result))
     result.cpu = time.process_time() - started
     return result
 

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 from simulation.faults import STORIES, Plan, draw_plan
+from simulation.idle import measure
 from simulation.run import Result, run_plan
 
 MUST_SEE = (
@@ -85,6 +86,9 @@ def shrink(plan: Plan, *, budget: int = 40) -> tuple[list[int], Result]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 if every seed passed and every rare branch was seen."""
     args = _parser().parse_args(arguments)
+    if args.idle:
+        measure(args.idle)
+        return 0
     seeds = [args.seed] if args.seed is not None else list(range(args.first, args.first + args.seeds))
     plans = [draw_plan(seed, args.story) for seed in seeds]
     if args.faults is not None:
@@ -119,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--jobs", type=int, default=1, help="processes; each seed is one process's")
     options.add_argument("--faults", help="only these of the seed's faults, by number (a replay)")
     options.add_argument("--story", choices=STORIES, help="tell this story whatever the seed says")
+    options.add_argument("--idle", type=float, help="measure the speed over so many seconds, and end")
     options.add_argument("--verbose", action="store_true")
     return options
 
