@@ -24,6 +24,8 @@ GAPPED_SHARE = 8
 """Gapped transactions may take one part in so many of the room."""
 _GAPPED, _READY = 0, 1
 _HEAP_SLACK = 1024
+MAX_MISSES = 64
+"""`Mempool.select` ends when so many in a row were too large for what is left of the block."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class _Sender:
     cost: int = 0
     gapped: int = 0
     gapped_bytes: int = 0
+    place: tuple[int, int] = (0, 0)  # no transaction of this sender comes before it in the order of `select`
 
     def class_of(self, nonce: int) -> int:
         """Whether a transaction with this nonce could run after those before it."""
@@ -85,6 +88,7 @@ class Mempool:
         self._tails: list[
             tuple[int, int, int, Address, int]
         ] = []  # heap: the first to go first; may be stale
+        self._places: list[tuple[int, int, Address]] = []  # heap: who may be offered first; may be stale
         self._bytes = 0
         self._gapped = 0
         self._gapped_bytes = 0
@@ -240,30 +244,41 @@ class Mempool:
         Ends when the block is certainly full: by bytes, or by the least gas that each uses. How much they
         really use only execution knows, so whoever builds must still skip what no longer fits.
         """
-        # Until a sender's account is looked up, its best tip bounds its place in the queue.
-        queue = [
-            (-max(_tip(e.tx, base_fee) for e in sender.entries.values()), -1, address, -1)
-            for address, sender in self._senders.items()
-        ]
-        heapify(queue)
-        gas_left, bytes_left = gas_limit, max_bytes
-        while queue:
-            _, seq, address, nonce = heappop(queue)
-            if seq < 0:
-                self._enqueue(queue, address, account_of(address).nonce, base_fee)
-                continue
-            sender = self._senders.get(address)
-            entry = sender.entries.get(nonce) if sender else None
-            if entry is None or entry.seq != seq:
-                continue  # replaced or removed since
-            tx = entry.tx
-            least = intrinsic_gas(self._rules, tx)
-            if tx.body.gas_limit > gas_limit or least > gas_left or len(tx.wire) > bytes_left:
-                continue
-            gas_left -= least
-            bytes_left -= len(tx.wire)
-            self._enqueue(queue, address, nonce + 1, base_fee)
-            yield tx
+        # Who is behind in `_places` cannot come before who is in front: only those in front are looked at.
+        queue: list[tuple[int, int, Address, int]] = []
+        looked_at: dict[Address, tuple[int, int, Address]] = {}
+        gas_left, bytes_left, misses = gas_limit, max_bytes, 0
+        try:
+            while misses < MAX_MISSES:
+                while self._places and (not queue or self._places[0][:2] <= queue[0][:2]):
+                    top = heappop(self._places)
+                    if self._stands(top) and top[2] not in looked_at:
+                        looked_at[top[2]] = top
+                        self._enqueue(queue, top[2], account_of(top[2]).nonce, base_fee)
+                if not queue:
+                    break
+                _, seq, address, nonce = heappop(queue)
+                sender = self._senders.get(address)
+                entry = sender.entries.get(nonce) if sender else None
+                if entry is None or entry.seq != seq:
+                    continue  # replaced or removed since
+                tx = entry.tx
+                least = intrinsic_gas(self._rules, tx)
+                if tx.body.gas_limit > gas_limit or least > gas_left or len(tx.wire) > bytes_left:
+                    misses += 1
+                    continue
+                misses = 0
+                gas_left -= least
+                bytes_left -= len(tx.wire)
+                self._enqueue(queue, address, nonce + 1, base_fee)
+                yield tx
+        finally:
+            for top in looked_at.values():
+                heappush(self._places, top)
+
+    def _stands(self, top: tuple[int, int, Address]) -> bool:
+        sender = self._senders.get(top[2])
+        return sender is not None and sender.place == top[:2]
 
     def _enqueue(
         self, queue: list[tuple[int, int, Address, int]], address: Address, nonce: int, base_fee: int
@@ -339,6 +354,7 @@ class Mempool:
         sender.cost += entry.cost
         self._by_id[entry.tx.id] = entry.tx
         self._bytes += size
+        self._place(address, sender, entry)
         if kind == _GAPPED:
             self._count_gapped(sender, 1, size)
         else:
@@ -355,6 +371,7 @@ class Mempool:
         del self._by_id[old.tx.id]
         self._by_id[new.tx.id] = new.tx
         self._bytes += growth
+        self._place(address, sender, new)
         if nonce >= sender.end:
             self._count_gapped(sender, 0, growth)
         self._push_tail(address, sender)
@@ -392,8 +409,20 @@ class Mempool:
                 self._count_gapped(sender, 1, len(sender.entries[nonce].tx.wire))
         if sender.nonces:
             self._push_tail(address, sender)
+            first, *others = sender.entries.values()
+            sender.place = _best(first)
+            for entry in others:
+                sender.place = min(sender.place, _best(entry))
+            heappush(self._places, (*sender.place, address))
         else:
             del self._senders[address]
+
+    def _place(self, address: Address, sender: _Sender, entry: _Entry) -> None:
+        """Let `select` find a sender with one transaction more."""
+        best = _best(entry)
+        if len(sender.entries) == 1 or best < sender.place:
+            sender.place = best
+            heappush(self._places, (*best, address))
 
     def _count_gapped(self, sender: _Sender, count: int, size: int) -> None:
         sender.gapped += count
@@ -413,6 +442,9 @@ class Mempool:
             self._tails = []
             for address, sender in self._senders.items():
                 self._push_tail(address, sender)
+        if len(self._places) > 2 * len(self._senders) + _HEAP_SLACK:
+            self._places = [(*sender.place, address) for address, sender in self._senders.items()]
+            heapify(self._places)
 
 
 def _check_replacement(old: SignedTransaction, new: SignedTransaction) -> None:
@@ -423,6 +455,11 @@ def _check_replacement(old: SignedTransaction, new: SignedTransaction) -> None:
             raise InvalidTransaction(
                 "replacement_underpriced", f"{name} must be at least {-(-11 * before // 10)} to replace it"
             )
+
+
+def _best(entry: _Entry) -> tuple[int, int]:
+    """Before this place in the order of `select` the transaction cannot come, whatever the base fee is."""
+    return -entry.tx.body.tip_per_gas, entry.seq
 
 
 def _tip(tx: SignedTransaction, base_fee: int) -> int:
