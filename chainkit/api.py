@@ -6,7 +6,6 @@ chain is behind it: it asks a `chainkit.backend.ChainBackend`.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request
@@ -14,23 +13,21 @@ from starlette.responses import Response
 
 from chainkit.backend import HEAD_REFS, BlockView, ChainBackend, Head, HeadRef, SubmitResult
 from chainkit.codec import MAX_AMOUNT, Address, Bytes32, CodecError, parse_hex, to_json
-from chainkit.execution import InvalidTransaction
 from chainkit.fees import suggest_fees
 from chainkit.genesis import genesis_to_json
+from chainkit.intake import KINDS, MAX_WAIT_MS, Intake, media_type, result_json
 from chainkit.keys import is_valid_address
 from chainkit.ops_api import JsonResponse, QueryInt, events_router, health_router, metrics_router
 from chainkit.problems import Problem, not_found
 from chainkit.state import State
 from chainkit.submission import (
     DevRequest,
-    check_submitted,
     dev_key,
-    read_batch,
     read_json,
     refused,
     sign_dev_request,
 )
-from chainkit.transaction import SignedTransaction, verify_signatures
+from chainkit.transaction import SignedTransaction
 from chainkit.views import (
     account_json,
     block_json,
@@ -46,7 +43,6 @@ from chainkit.views import (
 __all__ = ["ChainBackend", "chain_router"]
 
 MAX_BLOCKS: Final = 50
-_SMALL_BATCH: Final = 16  # signatures that are verified in place: about a millisecond
 
 At = Annotated[HeadRef, Query(description="which head to look at")]
 
@@ -74,6 +70,15 @@ _EXAMPLES = {
     },
 }
 _BODY = {
+    "parameters": [
+        {
+            "name": "wait",
+            "in": "query",
+            "required": False,
+            "description": "for how many ms the answer may wait for a block (a sequencer only)",
+            "schema": {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_MS},
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -86,16 +91,19 @@ _BODY = {
                 }
             },
         },
-    }
+    },
 }
 
 
-def chain_router(backend: ChainBackend) -> APIRouter:
-    """Every route of the chain API, health, metrics and events included."""
+def chain_router(backend: ChainBackend, intake: Intake | None = None) -> APIRouter:
+    """Every route of the chain API, health, metrics and events included.
+
+    ``intake`` takes the transactions; without one, signatures are checked in this process.
+    """
     router = APIRouter()
     router.include_router(_chain_routes(backend))
     router.include_router(_account_routes(backend))
-    router.include_router(_transaction_routes(backend))
+    router.include_router(_transaction_routes(backend, intake or Intake(backend)))
     router.include_router(events_router(backend.event_log))
     router.include_router(health_router(backend.ready))
     router.include_router(metrics_router(lambda: _gauges(backend), backend.metrics))
@@ -108,6 +116,7 @@ def chain_router(backend: ChainBackend) -> APIRouter:
 def _chain_routes(backend: ChainBackend) -> APIRouter:
     router = APIRouter(tags=["chain"])
     contracts = backend.rules.contracts
+
     genesis_body = json_bytes(genesis_to_json(backend.genesis))
 
     @router.get("/status", summary="Chain, heads, suggested fees, and the service's own state")
@@ -246,7 +255,7 @@ def _address(backend: ChainBackend, text: str) -> Address:
 # --- transactions -----------------------------------------------------------------------------------------
 
 
-def _transaction_routes(backend: ChainBackend) -> APIRouter:
+def _transaction_routes(backend: ChainBackend, intake: Intake) -> APIRouter:
     router = APIRouter(tags=["transactions"])
     contracts = backend.rules.contracts
     # Two requests to sign for one account must not be given one nonce.
@@ -257,24 +266,30 @@ def _transaction_routes(backend: ChainBackend) -> APIRouter:
         summary="Submit one transaction as JSON, or many as MessagePack",
         description="JSON: a signed transaction, or on a devnet `from` and `action` alone (nonce, gas limit "
         "and fees are filled in, and it is signed with the well-known key). A refusal is a problem with its "
-        "code. MessagePack: an array of wire byte strings; the answer lists one result for each.",
+        "code. MessagePack: an array of wire byte strings; the answer lists one result for each, in MessagePack "
+        "if `Accept` asks for it (hashes as bin then). Where `wait` is known (a sequencer), the answer comes when "
+        "what was accepted is in a block on disk, or after so many ms, and has the signed receipts.",
         status_code=202,
         openapi_extra=_BODY,
     )
     async def submit(request: Request) -> Response:
         body = await request.body()
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind in ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack"):
-            transactions = read_batch(backend.rules, body)
-            results = await _submit(backend, transactions)
-            return JsonResponse({"results": [_result_json(result) for result in results]}, 202)
+        query = request.scope["query_string"]
+        if media_type(request.headers.get("content-type", "").encode("latin-1")) in KINDS:
+            accept = request.headers.get("accept", "").encode("latin-1")
+            kind, answer = await intake.bulk(body, query, accept)
+            return Response(answer, 202, media_type=kind)
+        wait_ms = intake.wait_ms(query)
         parsed = read_json(backend.genesis, backend.rules, body)
         if isinstance(parsed, SignedTransaction):
-            return JsonResponse(await _submit_one(backend, parsed), 202)
+            return JsonResponse(result_json(await _submit_one(intake, parsed, wait_ms)), 202)
         async with signing[parsed.sender.address]:
             tx = _sign(backend, parsed)
-            answer = await _submit_one(backend, tx)
-        return JsonResponse({**answer, "transaction": signed_json(contracts, tx)}, 202)
+            result = await _submit_one(intake, tx)
+        if wait_ms:
+            result = await intake.wait_for(result, wait_ms)
+        shown = {"transaction": signed_json(contracts, tx)}
+        return JsonResponse(result_json(result._replace(extra={**result.extra, **shown})), 202)
 
     @router.get("/transactions/{hash}", summary="A transaction: where it stands, and its receipt")
     async def transaction(tx_hash: Annotated[str, Path(alias="hash", max_length=66)]) -> Response:
@@ -294,50 +309,8 @@ def _sign(backend: ChainBackend, request: DevRequest) -> SignedTransaction:
     return sign_dev_request(backend.rules, _head(backend, "head"), request, nonce)
 
 
-async def _submit_one(backend: ChainBackend, tx: SignedTransaction) -> dict[str, Any]:
-    (result,) = await _submit(backend, [tx])
+async def _submit_one(intake: Intake, tx: SignedTransaction, wait_ms: int = 0) -> SubmitResult:
+    (result,) = await intake.submit([tx], wait_ms)
     if not result.accepted:
         raise refused(result.code, result.message, hash=to_json(result.hash), **to_json(result.extra))
-    return _result_json(result)
-
-
-async def _submit(backend: ChainBackend, transactions: Sequence[SignedTransaction]) -> list[SubmitResult]:
-    if len(transactions) <= _SMALL_BATCH:
-        verify_signatures(transactions)
-    else:
-        await asyncio.to_thread(verify_signatures, transactions)
-    results: dict[int, SubmitResult] = {}
-    good: list[int] = []
-    for index, tx in enumerate(transactions):
-        refusal = _refusal(backend, tx)
-        if refusal is None:
-            good.append(index)
-        else:
-            results[index] = refusal
-    if good:
-        answers = await backend.submit([transactions[index] for index in good])
-        results.update(zip(good, answers, strict=True))
-    return [results[index] for index in range(len(transactions))]
-
-
-def _refusal(backend: ChainBackend, tx: SignedTransaction) -> SubmitResult | None:
-    try:
-        check_submitted(backend.rules, tx)
-    except InvalidTransaction as refusal:
-        return SubmitResult(tx.id, False, refusal.code, refusal.message)
-    known = backend.transaction(tx.id)
-    # One that stands in a rollup's block without having run (a forced one) may still be sent.
-    if known is not None and known.receipt is not None and known.receipt.gas_used > 0:
-        message = f"it is in block {known.height}"
-        return SubmitResult(tx.id, False, "already_included", message, {"height": known.height})
-    return None
-
-
-def _result_json(result: SubmitResult) -> dict[str, Any]:
-    return {
-        "hash": to_json(result.hash),
-        "accepted": result.accepted,
-        "code": result.code,
-        "message": result.message,
-        **to_json(result.extra),
-    }
+    return result

@@ -129,6 +129,10 @@ class SignedTransaction:
             self._valid = verify(self.body.sender, self.id, self.signature)
         return self._valid
 
+    def note_signature(self, valid: bool) -> None:
+        """Take over the verdict of `chainkit.keys.verify` on this signature, found in another process."""
+        self._valid = valid
+
     @property
     def value(self) -> int:
         """What the action moves out of the sender's balance besides fees, in gwei."""

@@ -4,6 +4,8 @@ Responsible for showing the local chain, its heads and its mempool as `chainkit.
 them. Must not know of HTTP.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from chainkit.genesis import Genesis
 from chainkit.store import StoredBlock
 from chainkit.transaction import SignedTransaction
 from rollup.block import L2Block, decode_transaction
+from rollup.local import executed
 from rollup.node import RollupNode
 from rollup.receipt import BlockPromise, BlockReceipts
 from rollup.stf import Deposit, Forced, Step, decode_step
@@ -36,6 +39,7 @@ class RollupBackend:
         self.node = node
         self._l1_final = l1_final
         self._on_submit = on_submit
+        self._included: dict[Bytes32, asyncio.Future[Mapping[str, Any]]] = {}
         self._receipts_of: dict[Bytes32, BlockReceipts] = {}  # by block hash, oldest first
 
     @property
@@ -155,6 +159,41 @@ class RollupBackend:
             known = refusal.code == "already_known"
             return SubmitResult(tx.id, known, refusal.code, refusal.message)
         return SubmitResult(tx.id, True)
+
+    async def included(
+        self, tx_ids: Sequence[Bytes32], seconds: float
+    ) -> Mapping[Bytes32, Mapping[str, Any]]:
+        """Wait until these transactions are in a block on disk: where, and the sequencer's receipt of each."""
+        loop = asyncio.get_running_loop()
+        waiting = [self._included.setdefault(tx_id, loop.create_future()) for tx_id in tx_ids]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for future in waiting:
+                    await asyncio.shield(future)
+        for tx_id, future in zip(tx_ids, waiting, strict=True):
+            if not future.done():
+                self._included.pop(tx_id, None)
+        return {tx_id: f.result() for tx_id, f in zip(tx_ids, waiting, strict=True) if f.done()}
+
+    def on_block(self, block: L2Block) -> None:
+        """Tell those who wait for a transaction of this block, which is on disk."""
+        if not self._included:
+            return
+        stored = self.node.store.block_by_height(block.header.height)
+        if stored is None or stored.certificate is None:
+            return
+        for position, (tx, receipt) in enumerate(executed(block)):
+            future = self._included.pop(tx.id, None)
+            if future is not None and not future.done():
+                signed = self._receipts(stored, stored.certificate).receipt(position)
+                future.set_result(
+                    {
+                        "height": block.header.height,
+                        "position": position,
+                        "receipt": receipt,
+                        "sequencer_receipt": signed,
+                    }
+                )
 
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
         l1_final, height = self._l1_final(), self.node.l1_height

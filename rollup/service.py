@@ -4,6 +4,7 @@ Responsible for putting the parts together, for the loops that drive them, and f
 what cannot work. Must not know what any part decides.
 """
 
+import argparse
 import asyncio
 import contextlib
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.middleware import Middleware
 from starlette.responses import Response
 
 from bridge.abi import BridgeParams
@@ -25,6 +27,7 @@ from chainkit.clock import Clock, wait_virtual
 from chainkit.events import EventLog
 from chainkit.fault_api import fault_router
 from chainkit.follower import Follower, FollowerCore
+from chainkit.intake import BulkRoute, Intake
 from chainkit.keys import KeyPair
 from chainkit.ops_api import JsonResponse, PathInt, QueryInt
 from chainkit.options import (
@@ -46,6 +49,7 @@ from chainkit.replica import Replica
 from chainkit.sender import TransactionSender
 from chainkit.service import EXIT_STARTUP, Service, StartupError, make_app, run
 from chainkit.store import Store
+from chainkit.signature_pool import SignaturePool, default_workers
 from chainkit.transaction import Call
 from rollup.backend import RollupBackend, batch_json
 from rollup.derivation import Derivation
@@ -60,6 +64,7 @@ BRIDGE = "bridge"
 HEARTBEAT_SHARE = 4
 """A batch is posted at least every escape_timeout / 4 blocks: from longer silence users may flee."""
 SIGNATURE_THREADS = 2
+MAX_WORKERS = 64
 
 
 class RollupService:
@@ -72,6 +77,7 @@ class RollupService:
         l1_clients: Sequence[ChainClient],
         clock: Clock,
         block_ms: int,
+        pool: SignaturePool | None = None,
     ) -> None:
         self.node = node
         self.l1 = l1
@@ -84,6 +90,9 @@ class RollupService:
         self._sender = TransactionSender(self._clients, node.key, l1.rules.chain_id)
         self.outbox = Outbox(self._send, node.key.address, self._refused, self._sender.next_node)
         self.backend = RollupBackend(node, lambda: self.follower.heard_final, self._wake.set)
+        self.pool = pool or SignaturePool()
+        included = self.backend.included if node.role == "sequencer" else None
+        self.intake = Intake(self.backend, self.pool, included)
 
     def now_ms(self) -> int:
         return int(self.clock.now() * 1000)
@@ -117,6 +126,7 @@ class RollupService:
             self._wake.clear()
             block = self.node.produce(self.now_ms(), heartbeat=self._heartbeat_due())
             if block is not None:
+                self.backend.on_block(block)
                 await wait_virtual(self.clock, self.block_ms / 1000)
                 self._wake.set()
 
@@ -130,6 +140,7 @@ class RollupService:
         return node.l1_height >= totals.last_batch_height + settings.escape_timeout // HEARTBEAT_SHARE
 
     async def close(self) -> None:
+        await self.pool.close()
         await self.outbox.close()
         for client in self._clients:
             await client.aclose()
@@ -179,13 +190,15 @@ async def create(
     *,
     block_ms: int,
     fault_token: str | None,
+    workers: int = 0,
     client: type[ChainClient] = ChainClient,
     store: type[Store] = Store,
     **client_options: Any,
 ) -> tuple[Service, RollupService]:
     """A node with its loops, ready to serve. Raises what cannot start.
 
-    ``client`` asks L1 and ``store`` keeps what must last: a simulation brings its own.
+    ``workers`` processes check the signatures of what is submitted; 0: this one does. ``client`` asks L1 and
+    ``store`` keeps what must last: a simulation brings its own.
     """
     params = bridge_params(l1)
     executor = ThreadPoolExecutor(SIGNATURE_THREADS, thread_name_prefix="verify")
@@ -201,10 +214,13 @@ async def create(
     node = RollupNode(role, Replica(l1_store, l1), l2_store, events, derivation, key, faults)
     node.start()
     clients = [client(url, **client_options) for url in l1_urls]
-    service = RollupService(node, l1, clients, clock, block_ms)
+    pool = SignaturePool(workers)
+    await pool.start()
+    service = RollupService(node, l1, clients, clock, block_ms, pool)
 
     app = make_app(f"layerlab rollup {role}", description="A node of the optimistic rollup.")
-    app.include_router(chain_router(service.backend))
+    app.user_middleware.append(Middleware(BulkRoute, service.intake))
+    app.include_router(chain_router(service.backend, service.intake))
     app.include_router(batch_router(node))
     if fault_token is not None:
         example = {"name": "steal", "seed": 7} if role == "sequencer" else {"name": "frivolous"}
@@ -222,10 +238,21 @@ def parser(role: Role, environ: Mapping[str, str] = os.environ) -> ServiceParser
     add = options.setting
     add("--l1-genesis", "genesis file of L1; the rollup's own genesis is in it", metavar="FILE")
     add("--l1", "addresses of L1 nodes, with commas between them", "http://127.0.0.1:8545", metavar="URLS")
+    workers = "processes that check signatures; 0: none but this one (default: as many as cores, 4 at most)"
+    if role == "sequencer":
+        add("--workers", workers, read=read_integer(0, MAX_WORKERS), metavar="N")
     pace = "least time between two L2 blocks, in ms (default 250)"
     add("--block-ms", pace, 250, read=read_integer(1, 3_600_000), metavar="MS")
     add_fault_options(options)
     return options
+
+
+def _workers(role: Role, args: argparse.Namespace) -> int:
+    """A verifier takes no transactions: it needs none."""
+    if role == "verifier":
+        return 0
+    given: int | None = args.workers
+    return default_workers() if given is None else given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -256,6 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             key,
             block_ms=args.block_ms,
             fault_token=token,
+            workers=_workers(chosen, args),
         )
         return service
 

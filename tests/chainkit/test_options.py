@@ -47,6 +47,7 @@ WRONG = {
     "LAYERLAB_PORT": ["x", "-1", "65536", "٣", "1.0", " 1", "9" * 5000],
     "LAYERLAB_LOG_LEVEL": ["loud", "INFO", "info\nerror"],
     "LAYERLAB_ENABLE_FAULTS": ["perhaps", "2", "y e s"],
+    "LAYERLAB_WORKERS": ["-1", "65", "two"],
     "LAYERLAB_BLOCK_MS": ["0", "-250", "1e3", "3600001", "9" * 5000],
 }
 
@@ -136,7 +137,7 @@ def test_every_variable_is_in_the_table() -> None:
     layer2 = common | key | faults | {"L1_GENESIS", "L1", "BLOCK_MS"}
     expected = {
         "l1node": common | key | faults | {"PEERS", "CHECKPOINT"},
-        "sequencer": layer2,
+        "sequencer": layer2 | {"WORKERS"},
         "verifier": layer2,
         "bridge": common | {"L1_GENESIS", "L1", "L2", "SIDE_GENESIS"},
     }

@@ -1,0 +1,260 @@
+"""Checking many signatures at once: in worker processes, or with none of them in this one.
+
+Responsible for handing signatures to workers, for the order of their answers, and for going on when a worker
+dies, hangs or talks nonsense: what it owed is checked again here, and another takes its place. Must not know what
+is signed. What is valid, `chainkit.keys.verify` says, wherever it runs.
+
+A worker is another process and not a thread because of Python's lock: with the checks outside, this process has
+all of its one core for execution, and the next chunk is checked while this one runs.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Final, cast
+
+from chainkit.transaction import SignedTransaction, verify_signatures
+from chainkit.verify_worker import ITEM_BYTES, LENGTH_BYTES, VALID
+
+CHUNK: Final = 64
+"""Signatures in one request: about 4 ms of work. Small, so that two workers share a body of 500."""
+SMALL: Final = 16
+"""Without workers, so many are checked before others have their turn: about a millisecond."""
+ANSWER_SECONDS: Final = 10.0
+"""A worker that owes an answer for so long is given up."""
+QUEUE_BYTES: Final = 1024 * 1024
+"""Room for requests between the processes, so that a worker has work while this process executes a block."""
+END_SECONDS: Final = 1.0
+MAX_DEATHS: Final = 8
+"""After so many the pool goes on without workers: something on this machine kills them."""
+MAX_DEFAULT: Final = 4
+
+_log = logging.getLogger("layerlab.signatures")
+
+
+def default_workers() -> int:
+    """As many as this process has cores, four at most; none on a single core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_DEFAULT) if cores > 1 else 0
+
+
+_Items = Sequence[SignedTransaction]
+_Part = tuple[_Items, asyncio.Future[None]]
+
+
+class _Worker(asyncio.Protocol):
+    """One worker process, seen from here: what it owes, and its answers as they come."""
+
+    def __init__(self, process: subprocess.Popen[bytes], lost: Callable[["_Worker"], None]) -> None:
+        self.process = process
+        self.owed: deque[_Part] = deque()
+        self.waiting = 0  # signatures in `owed`
+        self.progress = 0.0  # when it last answered, or was asked while it owed nothing
+        self._lost = lost
+        self._answers = b""
+        self._transport: asyncio.WriteTransport | None = None
+
+    def ask(self, parts: Sequence[_Part], size: int, now: float) -> None:
+        """One request for the ``size`` signatures of these parts."""
+        assert self._transport is not None
+        if not self.owed:
+            self.progress = now
+        pieces = [(ITEM_BYTES * size).to_bytes(LENGTH_BYTES, "big")]
+        for transactions, _ in parts:
+            for tx in transactions:
+                pieces += (tx.body.sender, tx.id, tx.signature)
+        self.owed.extend(parts)
+        self.waiting += size
+        self._transport.write(b"".join(pieces))
+
+    def close(self) -> None:
+        """End it: it ends when it sees that nobody asks any more."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        answers = self._answers + data
+        self.progress = asyncio.get_running_loop().time()
+        while self.owed and len(self.owed[0][0]) <= len(answers):
+            transactions, future = self.owed.popleft()
+            self.waiting -= len(transactions)
+            for tx, verdict in zip(transactions, answers, strict=False):
+                tx.note_signature(verdict == VALID)
+            answers = answers[len(transactions) :]
+            if not future.done():
+                future.set_result(None)
+        self._answers = answers
+        if (
+            answers and not self.owed
+        ):  # it says more than it was asked: nothing that it says is to be believed
+            self.process.kill()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost(self)
+
+
+class SignaturePool:
+    """Checks signatures for an event loop. ``workers`` processes are started by `start` and ended by `close`.
+
+    With 0 workers, before `start` and after `close`, everything is done in this process.
+    """
+
+    def __init__(self, workers: int = 0) -> None:
+        self._wanted = workers
+        self._workers: list[_Worker] = []
+        self._deaths = 0
+        self._closed = False
+        self._gathered: list[_Part] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self.waiting = 0
+        """Signatures that are being checked, or wait for it."""
+
+    @property
+    def processes(self) -> list[int]:
+        """The process ids of the workers."""
+        return [worker.process.pid for worker in self._workers]
+
+    async def start(self) -> None:
+        """Start the workers. One that cannot be started is done without, with a warning."""
+        for _ in range(self._wanted):
+            await self._start_one()
+        if self._workers:
+            self._watching = self._spawn(self._watch())
+
+    async def verify(self, transactions: _Items) -> None:
+        """Check the signatures: `SignedTransaction.signature_valid` answers at once afterwards."""
+        count = len(transactions)
+        self.waiting += count
+        try:
+            if self._workers:
+                await self._hand_over(transactions)
+            else:  # not in a thread: beside a busy one it waits milliseconds for Python's lock, at every signature
+                for start in range(0, count, SMALL):
+                    verify_signatures(transactions[start : start + SMALL])
+                    await asyncio.sleep(0)
+        finally:
+            self.waiting -= count
+
+    async def close(self) -> None:
+        """End the workers; what they owe is checked here."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.close()
+        for worker in workers:
+            await _end(worker.process)
+
+    # --- handing over ---
+
+    async def _hand_over(self, transactions: _Items) -> None:
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[None]] = []
+        for start in range(0, len(transactions), CHUNK):
+            chunk = transactions if len(transactions) <= CHUNK else transactions[start : start + CHUNK]
+            futures.append(loop.create_future())
+            self._gathered.append((chunk, futures[-1]))
+        if len(self._gathered) == len(futures):  # the first of this turn of the loop sends for all
+            loop.call_soon(self._send_gathered)
+        for future in futures:
+            await future
+
+    def _send_gathered(self) -> None:
+        """One request for the single transactions that came in this turn of the loop, one for each chunk."""
+        gathered, self._gathered = self._gathered, []
+        request: list[_Part] = []
+        size = 0
+        for part in gathered:
+            if request and size + len(part[0]) > CHUNK:
+                self._send(request, size)
+                request, size = [], 0
+            request.append(part)
+            size += len(part[0])
+        if request:
+            self._send(request, size)
+
+    def _send(self, request: list[_Part], size: int) -> None:
+        if not self._workers:  # the last of them died just now
+            for part in request:
+                _verify_here(*part)
+            return
+        worker = min(self._workers, key=lambda worker: worker.waiting)
+        worker.ask(request, size, asyncio.get_running_loop().time())
+
+    # --- a worker's life ---
+
+    async def _start_one(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, QUEUE_BYTES)
+        command = [sys.executable, "-m", "chainkit.verify_worker"]
+        try:
+            with theirs:
+                process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
+        except OSError as error:
+            ours.close()
+            _log.warning("a signature worker cannot be started: %s", error)
+            return
+        worker = _Worker(process, self._lose)
+        await asyncio.get_running_loop().create_unix_connection(lambda: worker, sock=ours)
+        self._workers.append(worker)
+
+    def _lose(self, worker: _Worker) -> None:
+        """The worker is gone: check what it owes here, and put another in its place."""
+        if worker in self._workers:
+            self._workers.remove(worker)
+        worker.process.kill()
+        owed, worker.owed = worker.owed, deque()
+        for part in owed:
+            _verify_here(*part)
+        if self._closed:
+            return
+        self._deaths += 1
+        _log.warning("signature worker %d is lost", worker.process.pid)
+        if self._deaths <= MAX_DEATHS:
+            self._spawn(self._replace(worker))
+        elif not self._workers:
+            _log.error("signature workers die again and again: going on without them")
+
+    async def _replace(self, worker: _Worker) -> None:
+        await _end(worker.process)
+        await self._start_one()
+
+    async def _watch(self) -> None:
+        """Kill workers that hang: `_lose` does the rest."""
+        while True:
+            await asyncio.sleep(ANSWER_SECONDS / 4)
+            latest = asyncio.get_running_loop().time() - ANSWER_SECONDS
+            for worker in self._workers:
+                if worker.owed and worker.progress < latest:
+                    worker.process.kill()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name="signature-workers")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _verify_here(transactions: _Items, future: asyncio.Future[None]) -> None:
+    verify_signatures(transactions)
+    if not future.done():
+        future.set_result(None)
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process that should end by itself; after `END_SECONDS` it is killed."""
+    deadline = asyncio.get_running_loop().time() + END_SECONDS
+    while process.poll() is None:
+        if asyncio.get_running_loop().time() > deadline:
+            process.kill()
+        await asyncio.sleep(0.01)
