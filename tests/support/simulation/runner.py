@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             break
     _summary(total, done, time.time() - began)
     unseen = [name for name in MUST_SEE if not total.seen[name]]
-    if unseen:
+    if unseen and args.seed is None:
         print(f"never seen: {', '.join(unseen)}")
     return 1 if failed or (unseen and len(plans) >= ENOUGH_SEEDS) else 0
 
@@ -162,7 +162,9 @@ def _report(plan: Plan) -> None:
     print(f"seed {plan.seed} fails with {len(kept)} of its {len(plan.faults)} faults: {result.failures[0]}")
     for line in result.story:
         print("   ", line)
-    print(f"replay: make sim SEED={plan.seed} FAULTS={','.join(map(str, kept)) or ','}")
+    told = draw_plan(plan.seed).story
+    story = "" if plan.story == told else f' ARGS="--story {plan.story}"'
+    print(f"replay: make sim SEED={plan.seed} FAULTS={','.join(map(str, kept)) or ','}{story}")
 
 
 def _summary(total: Result, seeds: int, seconds: float) -> None:
