@@ -4,6 +4,8 @@ Responsible for reads, writes, undo and the state root; the one interface that e
 tree below is whole or a witness. Must not know what the values mean, apart from accounts and their keys.
 """
 
+from collections.abc import Mapping
+
 from chainkit.codec import U53, Address, Amount, Record, decode, encode
 from chainkit.hashing import tagged_hash
 from chainkit.merkle import Tree
@@ -56,6 +58,18 @@ class State:
             set()
         )  # keys that had a value at the end of a step (asked only for membership)
         self._journal: list[tuple[bytes, bytes]] = []
+
+    @property
+    def known(self) -> Mapping[bytes, bytes]:
+        """Every key that was read or written or is remembered, with its value."""
+        return self._values
+
+    def remember(self, values: Mapping[bytes, bytes]) -> None:
+        """Take over what the caller knows to be in the tree, so that it need not be looked up there.
+
+        For a view in which nothing was written yet, and whose `touched` nobody asks for.
+        """
+        self._values.update(values)
 
     def get(self, key: bytes) -> bytes:
         value = self._values.get(key)

@@ -280,11 +280,17 @@ class Store:
         block_hash: Bytes32,
         certificate: bytes | None,
         transactions: Iterable[tuple[SignedTransaction, Receipt]],
+        receipts: Iterable[bytes] | None = None,
     ) -> None:
-        """Store a block and its transactions. Raises `StoreError` if that height or hash is there already."""
+        """Store a block and its transactions. Raises `StoreError` if that height or hash is there already.
+
+        ``receipts`` are those of the transactions in their encoding, if the caller has them.
+        """
+        pairs = list(transactions)
+        encoded = [encode(receipt) for _, receipt in pairs] if receipts is None else receipts
         rows = (
-            (height, position, tx.id, receipt.gas_used > 0, tx.wire, encode(receipt))
-            for position, (tx, receipt) in enumerate(transactions)
+            (height, position, tx.id, receipt.gas_used > 0, tx.wire, data)
+            for position, ((tx, receipt), data) in enumerate(zip(pairs, encoded, strict=True))
         )
         with self.transaction():
             self._write("INSERT INTO blocks VALUES (?, ?, ?, ?)", [(height, block_hash, block, certificate)])
@@ -329,8 +335,7 @@ class Store:
     def transactions_of(self, height: int) -> list[StoredTransaction]:
         """The transactions of a block, in order."""
         rows = self._run(
-            "SELECT height, position, wire, receipt FROM transactions WHERE height = ? "
-            "ORDER BY position",
+            "SELECT height, position, wire, receipt FROM transactions WHERE height = ? ORDER BY position",
             (height,),
         )
         return [_stored_transaction(row) for row in rows]

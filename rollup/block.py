@@ -7,19 +7,28 @@ An L2 block is a `chainkit.block.Block` whose ``transactions`` are the encoded s
 (height and time of which are the header's). Slots do not exist on L2: ``slot`` equals ``height``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 from chainkit.block import Block, Header
 from chainkit.chain import Chain
 from chainkit.codec import Bytes32, CodecError, encode
-from chainkit.execution import Receipt, Rules, apply_transaction, environment, receipts_root
+from chainkit.execution import Receipt, Rules, apply_transaction, environment
 from chainkit.merkle import Tree
 from chainkit.merkle_list import list_root
 from chainkit.state import State
 from chainkit.transaction import SignedTransaction, verify_signatures
 from rollup.stf import BeginBlock, Deposit, Forced, Step, Transact, apply_step
+
+
+class Encoded(NamedTuple):
+    """The canonical bytes of a block's steps and receipts, in order."""
+
+    steps: list[bytes]
+    receipts: list[bytes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +47,29 @@ class L2Block:
     receipts: tuple[Receipt, ...]
     tree: Tree
     changes: dict[bytes, bytes]
+    encoded: list["Encoded"] = field(default_factory=list, repr=False)
 
     @property
     def block(self) -> Block:
         """The block as the chain API serves it."""
         return Block(self.header, [encode(step) for step in self.steps])
+
+    def take_encoded(self) -> "Encoded":
+        """The bytes that were hashed when the block was made. They are handed out once, to who writes them to
+        disk: a block stays in memory for minutes, and its bytes need not."""
+        if self.encoded:
+            return self.encoded.pop()
+        return Encoded([encode(step) for step in self.steps], [encode(receipt) for receipt in self.receipts])
+
+    @cached_property
+    def inbox_count(self) -> int:
+        """How many inbox messages the block takes in."""
+        return sum(isinstance(step, (Deposit, Forced)) for step in self.steps)
+
+    @cached_property
+    def transaction_bytes(self) -> int:
+        """Bytes of its transactions."""
+        return sum(len(tx.wire) for tx in self.transactions if tx is not None)
 
     @property
     def all_steps(self) -> list[Step]:
@@ -78,13 +105,17 @@ def decode_transactions(
 class BlockBuilder:
     """An L2 block that is being made, step by step, on top of ``parent``."""
 
-    def __init__(self, rules: Rules, parent: L2Block, time: int) -> None:
-        """Open the block; ``time`` in ms since 1970."""
+    def __init__(
+        self, rules: Rules, parent: L2Block, time: int, known: Mapping[bytes, bytes] | None = None
+    ) -> None:
+        """Open the block; ``time`` in ms since 1970. ``known`` is what the caller has read of the parent's state."""
         self.rules = rules
         self.parent = parent
         self.height = parent.header.height + 1
         self.time = time
         self._state = State(parent.tree)
+        if known is not None:
+            self._state.remember(known)
         self._steps: list[Step] = []
         self._transactions: list[SignedTransaction | None] = []
         self._receipts: list[Receipt] = []
@@ -124,6 +155,7 @@ class BlockBuilder:
         env = environment(state)
         changes = state.changes()
         tree = state.commit()
+        encoded = Encoded([encode(step) for step in self._steps], [encode(r) for r in self._receipts])
         header = Header(
             chain_id=rules.chain_id,
             height=self.height,
@@ -132,13 +164,14 @@ class BlockBuilder:
             parent=parent.hash,
             proposer=rules.vault or bytes(32),
             state_root=tree.root,
-            tx_root=list_root([encode(step) for step in self._steps]),
-            receipts_root=receipts_root(self._receipts),
+            tx_root=list_root(encoded.steps),
+            receipts_root=list_root(encoded.receipts),
             base_fee=env.base_fee,
             gas_used=self.gas_used,
         )
         steps, receipts = tuple(self._steps), tuple(self._receipts)
-        return L2Block(header, header.hash(), steps, tuple(self._transactions), receipts, tree, changes)
+        transactions = tuple(self._transactions)
+        return L2Block(header, header.hash(), steps, transactions, receipts, tree, changes, [encoded])
 
     def _append(self, step: Step, decoded: SignedTransaction | None, receipt: Receipt) -> Receipt:
         self._steps.append(step)

@@ -16,11 +16,15 @@ from chainkit.events import EventLog
 from chainkit.execution import Receipt, Rules
 from chainkit.keys import KeyPair
 from chainkit.merkle import Tree
+from chainkit.state import State
 from chainkit.store import Store, StoredBlock, StoreError
 from chainkit.transaction import SignedTransaction
 from rollup.block import L2Block, execute_block
 from rollup.receipt import BlockPromise
 from rollup.stf import Deposit, Forced, Step, decode_step
+
+MAX_KNOWN = 20_000
+"""Values of the head's state that are kept at hand: a few MB."""
 
 
 class LocalChain:
@@ -34,6 +38,8 @@ class LocalChain:
         self.base: L2Block
         self.base_cursor = 0
         self.recent: list[L2Block] = []
+        self._view_of: L2Block | None = None
+        self._view = State(Tree.EMPTY)
 
     def open(self, base: L2Block, base_cursor: int) -> None:
         """Start on a known base: load the blocks above it from disk and run them again.
@@ -73,7 +79,17 @@ class LocalChain:
     @property
     def cursor(self) -> int:
         """The inbox index after the head."""
-        return self.base_cursor + sum(inbox_count(block) for block in self.recent)
+        return self.base_cursor + sum(block.inbox_count for block in self.recent)
+
+    @property
+    def view(self) -> State:
+        """The state at the head, to be read only. What the head wrote, and what was read since, is at hand."""
+        head = self.head
+        if self._view_of is not head or len(self._view.known) > MAX_KNOWN:
+            self._view_of, self._view = head, State(head.tree)
+            if head.tree.root == head.header.state_root:  # else it is a lie, and another state than it wrote
+                self._view.remember(head.changes)
+        return self._view
 
     def append(self, block: L2Block) -> None:
         """Put a block on disk with its events and its receipts' signature, all or nothing; then it is the head."""
@@ -97,6 +113,8 @@ class LocalChain:
                 for block in blocks[same:]:
                     self._write(block)
         self.base, self.base_cursor, self.recent = blocks[-1], cursor, kept
+        for block in blocks:
+            block.encoded.clear()  # nobody will write them again
         return lost
 
     def restore(self, blocks: Sequence[L2Block]) -> None:
@@ -145,13 +163,17 @@ class LocalChain:
 
     def _write(self, block: L2Block) -> None:
         height = block.header.height
+        encoded = block.take_encoded()
         pairs = executed(block)
+        there = zip(block.transactions, encoded.receipts, strict=True)
+        receipts = [receipt for tx, receipt in there if tx is not None]
         promise = None
         if self.key is not None and pairs:
             promise = encode(
                 BlockPromise.sign(self.key, self.rules.chain_id, height, [tx.id for tx, _ in pairs])
             )
-        self.store.put_block(encode(block.block), height, block.hash, promise, pairs)
+        wire = encode(Block(block.header, encoded.steps))
+        self.store.put_block(wire, height, block.hash, promise, pairs, receipts)
         for step, receipt in zip(block.steps, block.receipts, strict=True):
             if isinstance(step, Deposit):
                 data = {
@@ -179,4 +201,4 @@ def executed(block: L2Block) -> list[tuple[SignedTransaction, Receipt]]:
 
 def inbox_count(block: L2Block) -> int:
     """How many inbox messages a block takes in."""
-    return sum(1 for step in block.steps if isinstance(step, (Deposit, Forced)))
+    return block.inbox_count

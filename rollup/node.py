@@ -19,7 +19,7 @@ from chainkit.keys import KeyPair, dev_keypair
 from chainkit.mempool import Mempool
 from chainkit.merkle import Tree
 from chainkit.replica import Replica
-from chainkit.state import Account, State
+from chainkit.state import Account
 from chainkit.store import Store
 from chainkit.transaction import SignedTransaction
 from rollup.block import BlockBuilder, L2Block, execute_block
@@ -266,7 +266,7 @@ class RollupNode:
 
     def account(self, address: Bytes32) -> Account:
         """An account at the head."""
-        return State(self.local.head.tree).account(address)
+        return self.local.view.account(address)
 
     def pending_messages(self) -> int:
         """How many final inbox messages the local chain has not taken in."""
@@ -285,7 +285,8 @@ class RollupNode:
         if not (messages or heartbeat or self._has_candidates()):
             return None
         head = self.local.head
-        builder = BlockBuilder(self.derivation.rules, head, max(now_ms, head.header.time))
+        known = self.local.view.known
+        builder = BlockBuilder(self.derivation.rules, head, max(now_ms, head.header.time), known)
         for message in messages:
             builder.add(message.step)
         self._fill(builder, _transactions_room(settings, len(messages)))
@@ -301,10 +302,9 @@ class RollupNode:
 
     def _fill(self, builder: BlockBuilder, room: int) -> None:
         rules = self.derivation.rules
-        state = State(self.local.head.tree)
         candidates = self.mempool.select(
             self.account,
-            environment(state).base_fee,
+            environment(self.local.view).base_fee,
             rules.fees.block_gas_limit,
             MAX_BLOCK_TRANSACTIONS_BYTES,
         )
@@ -322,7 +322,6 @@ class RollupNode:
 
     def _refresh_mempool(self, blocks: list[L2Block] | tuple[L2Block, ...]) -> None:
         included = [tx for block in blocks for tx in block.transactions if tx is not None]
-        self.mempool.remove_included(included)
         self.mempool.update(self.account, sorted({tx.body.sender for tx in included}))
 
     def _update_mempool(self) -> None:
