@@ -327,6 +327,15 @@ class Mempool:
 
     def _refresh(self, address: Address, sender: _Sender, account: Account) -> list[SignedTransaction]:
         """Bring one sender up to its account; returns what had to go."""
+        if (
+            sender.nonces[-1] < account.nonce and not sender.gapped
+        ):  # as after nearly every block: all are in it
+            gone = [entry.tx for entry in sender.entries.values()]
+            for tx in gone:
+                del self._by_id[tx.id]
+                self._bytes -= len(tx.wire)
+            del self._senders[address]
+            return gone
         sender.nonce = account.nonce
         kept: dict[int, _Entry] = {}
         dropped: list[SignedTransaction] = []

@@ -5,6 +5,7 @@ tree below is whole or a witness. Must not know what the values mean, apart from
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from chainkit.codec import U53, Address, Amount, Record, decode, encode
 from chainkit.hashing import tagged_hash
@@ -44,14 +45,22 @@ def contract_address(name: str) -> Address:
     return tagged_hash("contract", name.encode("ascii"))
 
 
+@lru_cache(maxsize=32_768)
+def _decode_account(value: bytes) -> Account:
+    """A transfer reads each of its accounts several times between two writes. Raises `CodecError`."""
+    return decode(Account, value)
+
+
 class State:
     """A mutable view over an immutable `Tree`. Missing and empty are the same: ``b""``.
 
     Raises `chainkit.merkle.MissingWitness` where the tree is partial and lacks what is asked.
     """
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, known: Mapping[bytes, bytes] | None = None) -> None:
+        """``known``: values of the tree that the caller has at hand, so that they need not be looked up there."""
         self._tree = tree
+        self._known: Mapping[bytes, bytes] = {} if known is None else known
         self._values: dict[bytes, bytes] = {}  # every key read or written since the tree
         self._dirty: dict[bytes, bytes] = {}  # every key written since the tree, with its value there
         self._kept: set[bytes] = (
@@ -59,22 +68,12 @@ class State:
         )  # keys that had a value at the end of a step (asked only for membership)
         self._journal: list[tuple[bytes, bytes]] = []
 
-    @property
-    def known(self) -> Mapping[bytes, bytes]:
-        """Every key that was read or written or is remembered, with its value."""
-        return self._values
-
-    def remember(self, values: Mapping[bytes, bytes]) -> None:
-        """Take over what the caller knows to be in the tree, so that it need not be looked up there.
-
-        For a view in which nothing was written yet, and whose `touched` nobody asks for.
-        """
-        self._values.update(values)
-
     def get(self, key: bytes) -> bytes:
         value = self._values.get(key)
         if value is None:
-            value = self._tree.get(key)
+            value = self._known.get(key)
+            if value is None:
+                value = self._tree.get(key)
             self._values[key] = value
         return value
 
@@ -111,6 +110,10 @@ class State:
         self._kept.update(key for key, _ in self._journal if self._values[key])
         self._journal.clear()
 
+    def read(self) -> Mapping[bytes, bytes]:
+        """Every key that was asked for, with its present value."""
+        return self._values
+
     def touched(self) -> list[bytes]:
         """Every key read or written since this view was made: what a witness must cover."""
         return sorted(self._values)
@@ -140,7 +143,7 @@ class State:
 
     def account(self, address: Address) -> Account:
         value = self.get(account_key(address))
-        return decode(Account, value) if value else EMPTY_ACCOUNT
+        return _decode_account(value) if value else EMPTY_ACCOUNT
 
     def has_account(self, address: Address) -> bool:
         return bool(self.get(account_key(address)))

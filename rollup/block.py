@@ -113,9 +113,7 @@ class BlockBuilder:
         self.parent = parent
         self.height = parent.header.height + 1
         self.time = time
-        self._state = State(parent.tree)
-        if known is not None:
-            self._state.remember(known)
+        self._state = State(parent.tree, known)
         self._steps: list[Step] = []
         self._transactions: list[SignedTransaction | None] = []
         self._receipts: list[Receipt] = []

@@ -7,7 +7,7 @@ Blocks up to a base (the last batch known to be true) are only on disk; those ab
 their states, because they may still be replaced.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from chainkit.block import Block
@@ -23,8 +23,8 @@ from rollup.block import L2Block, execute_block
 from rollup.receipt import BlockPromise
 from rollup.stf import Deposit, Forced, Step, decode_step
 
-MAX_KNOWN = 20_000
-"""Values of the head's state that are kept at hand: a few MB."""
+MAX_AT_HAND = 50_000
+"""Values of the head's state that are kept at hand: about 15 MB."""
 
 
 class LocalChain:
@@ -40,6 +40,7 @@ class LocalChain:
         self.recent: list[L2Block] = []
         self._view_of: L2Block | None = None
         self._view = State(Tree.EMPTY)
+        self._at_hand: dict[bytes, bytes] = {}
 
     def open(self, base: L2Block, base_cursor: int) -> None:
         """Start on a known base: load the blocks above it from disk and run them again.
@@ -83,13 +84,31 @@ class LocalChain:
 
     @property
     def view(self) -> State:
-        """The state at the head, to be read only. What the head wrote, and what was read since, is at hand."""
-        head = self.head
-        if self._view_of is not head or len(self._view.known) > MAX_KNOWN:
-            self._view_of, self._view = head, State(head.tree)
-            if head.tree.root == head.header.state_root:  # else it is a lie, and another state than it wrote
-                self._view.remember(head.changes)
+        """The state at the head, to be read only. What late blocks wrote, and what was read, is at hand."""
+        head, before = self.head, self._view_of
+        if head is not before:
+            self._keep_at_hand(head, before)
+            self._view_of, self._view = head, State(head.tree, self._at_hand)
+        elif len(self._view.read()) > MAX_AT_HAND:
+            self._view = State(head.tree, self._at_hand)
         return self._view
+
+    def at_hand(self) -> Mapping[bytes, bytes]:
+        """What is known of the head's state, to build the next block with; good until the head changes."""
+        self._at_hand.update(self.view.read())
+        return self._at_hand
+
+    def _keep_at_hand(self, head: L2Block, before: L2Block | None) -> None:
+        """Of what was known of the state before, everything is true of the next but what its block wrote."""
+        follows = before is not None and head.header.parent == before.hash
+        # A liar goes on from a state that no block wrote.
+        honest = before is not None and all(b.tree.root == b.header.state_root for b in (before, head))
+        if follows and honest and len(self._at_hand) < MAX_AT_HAND:
+            self._at_hand.update(self._view.read())
+        else:
+            self._at_hand.clear()
+        if honest:
+            self._at_hand.update(head.changes)
 
     def append(self, block: L2Block) -> None:
         """Put a block on disk with its events and its receipts' signature, all or nothing; then it is the head."""

@@ -46,8 +46,8 @@ log = logging.getLogger("layerlab.rollup")
 
 Role = Literal["sequencer", "verifier"]
 
-MAX_BLOCK_TRANSACTIONS_BYTES = 160 * 1024
-"""A block must fit in one batch, and a batch in one L1 transaction."""
+MAX_BLOCK_TRANSACTIONS_BYTES = 224 * 1024
+"""A block must fit in one batch, and a batch in one L1 transaction (256 KiB), also if packing it gains nothing."""
 MAX_BLOCK_MESSAGES = 256
 MEMPOOL_PER_SENDER = 256
 SEEN = "l1_height"
@@ -285,8 +285,9 @@ class RollupNode:
         if not (messages or heartbeat or self._has_candidates()):
             return None
         head = self.local.head
-        known = self.local.view.known
-        builder = BlockBuilder(self.derivation.rules, head, max(now_ms, head.header.time), known)
+        builder = BlockBuilder(
+            self.derivation.rules, head, max(now_ms, head.header.time), self.local.at_hand()
+        )
         for message in messages:
             builder.add(message.step)
         self._fill(builder, _transactions_room(settings, len(messages)))

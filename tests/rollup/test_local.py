@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from bridge_harness import l2_transfer
-from rollup_stack import Member, Stack, stack_at
+from rollup_stack import Member, Stack, address, stack_at
 
 from bridge import abi
+from chainkit.state import State
 from chainkit.store import FILE_NAME, StoreError
 from rollup.faults import Fault
 
@@ -48,6 +49,30 @@ def test_a_block_that_cannot_be_written_is_not_the_head(
     assert (sequencer.heads, sequencer.stored) == before
     stack.step()
     assert sequencer.heads["head"][0] == 4
+
+
+def test_what_is_at_hand_is_true_of_the_head_whatever_becomes_of_it(stack: Stack) -> None:
+    """Values read and written are kept from block to block; a chain that goes back must not leave old ones there."""
+    local, node = stack.sequencer.node.local, stack.sequencer.node
+    everyone = [address(name) for name in ("alice", "bob", "carol", "dave")]
+
+    def check() -> None:
+        for who in everyone:
+            assert node.account(who) == State(local.head.tree).account(who)
+        assert all(local.head.tree.get(key) == value for key, value in local.at_hand().items())
+
+    check()
+    assert local.at_hand(), "control: something is at hand"
+    stack.transfer("alice", "carol", 4)
+    stack.step()
+    check()
+    third = local.recent[2]
+    above = local.rewind(third, 0, "a test")
+    check()
+    local.replay(above)
+    check()
+    local.falsify(local.head.header.height, third.tree)
+    check()
 
 
 def test_a_damaged_block_is_refused(stack: Stack) -> None:
