@@ -6,6 +6,7 @@ chain is behind it: it asks a `chainkit.backend.ChainBackend`.
 
 import asyncio
 from collections import defaultdict
+from functools import cache
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request
@@ -117,7 +118,9 @@ def _chain_routes(backend: ChainBackend) -> APIRouter:
     router = APIRouter(tags=["chain"])
     contracts = backend.rules.contracts
 
-    genesis_body = json_bytes(genesis_to_json(backend.genesis))
+    @cache
+    def genesis_body() -> bytes:  # made when it is first asked for: with many accounts it takes seconds
+        return json_bytes(genesis_to_json(backend.genesis))
 
     @router.get("/status", summary="Chain, heads, suggested fees, and the service's own state")
     async def status() -> Response:
@@ -125,7 +128,7 @@ def _chain_routes(backend: ChainBackend) -> APIRouter:
 
     @router.get("/genesis", summary="The genesis file (its hash is in /status)")
     async def genesis() -> Response:
-        return Response(genesis_body, media_type="application/json")
+        return Response(await asyncio.to_thread(genesis_body), media_type="application/json")
 
     @router.get("/blocks", summary="Blocks by height, oldest first; without `from` the last ones")
     async def blocks(

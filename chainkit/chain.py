@@ -29,7 +29,7 @@ from chainkit.execution import (
     begin_block,
     receipts_root,
 )
-from chainkit.genesis import Genesis, genesis_state
+from chainkit.genesis import Genesis, genesis_state, make_rules, trust_genesis
 from chainkit.merkle import Tree
 from chainkit.merkle_list import list_root
 from chainkit.state import State
@@ -77,27 +77,50 @@ class ExecutedBlock:
 class Chain:
     """The rules of one chain, made from its genesis: executes and builds blocks. Holds no blocks."""
 
-    def __init__(self, genesis: Genesis) -> None:
+    def __init__(self, genesis: Genesis, known_root: Bytes32 | None = None) -> None:
+        """``known_root``: the root of the genesis state, if an earlier start has checked this genesis and
+        computed it; then that is not done again unless somebody asks for the state. Raises
+        `chainkit.genesis.GenesisError`.
+        """
         self.genesis = genesis
         self.genesis_hash = genesis.hash()
+        self._genesis_tree: Tree | None = None
         self.rules: Rules
-        self.rules, self.genesis_tree = genesis_state(genesis)
-        header = Header(
+        if known_root is None:
+            self.rules, self._genesis_tree = genesis_state(genesis)
+            known_root = self._genesis_tree.root
+        else:
+            trust_genesis(self.genesis_hash)
+            self.rules = make_rules(genesis)
+        self.genesis_header = Header(
             chain_id=genesis.chain_id,
             height=0,
             slot=0,
             time=genesis.time,
             parent=bytes(32),
             proposer=bytes(32),
-            state_root=self.genesis_tree.root,
+            state_root=known_root,
             tx_root=list_root([]),
             receipts_root=list_root([]),
             base_fee=genesis.fees.initial_base_fee,
             gas_used=0,
         )
-        self.genesis_block = ExecutedBlock(
-            Block(header, []), self.genesis_hash, (), (), self.genesis_tree, {}
-        )
+
+    @property
+    def genesis_tree(self) -> Tree:
+        """The state at height 0."""
+        if self._genesis_tree is None:
+            _, self._genesis_tree = genesis_state(self.genesis)
+        return self._genesis_tree
+
+    @property
+    def genesis_block(self) -> ExecutedBlock:
+        """The block of height 0, with its state."""
+        return ExecutedBlock(Block(self.genesis_header, []), self.genesis_hash, (), (), self.genesis_tree, {})
+
+    def forget_genesis_tree(self) -> None:
+        """Let go of the state at height 0: a node that is far from it need not keep it in memory."""
+        self._genesis_tree = None
 
     def slot_time(self, slot: int) -> int:
         """When a slot begins, in ms since 1970."""

@@ -5,7 +5,8 @@ the parent of block 1. Must not know which contracts exist: they are named in th
 """
 
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from chainkit import gas
 from chainkit.block import Validator
@@ -28,7 +29,15 @@ from chainkit.execution import FeeParameters, Rules, SupplyViolation, check_supp
 from chainkit.hashing import tagged_hash
 from chainkit.keys import is_dev_address, is_valid_address
 from chainkit.merkle import Tree
-from chainkit.state import Account, State, contract_address
+from chainkit.state import Account, State, account_key, contract_address
+
+MAX_GENESIS_BYTES: Final = 256 * 1024 * 1024
+"""The encoding of a genesis: some 45 bytes an account. (A genesis as JSON has at most 4 MiB.)"""
+
+_checked: set[Bytes32] = set()
+_trees: WeakValueDictionary[Bytes32, Tree] = WeakValueDictionary()
+"""By hash: what is sound, and the states that are in use. A million accounts are not checked, nor their tree built,
+once by the contract that holds a rollup's genesis and again by the node that runs it."""
 
 
 class GenesisError(ValueError):
@@ -91,7 +100,7 @@ def load_contract(spec: GenesisContract) -> Contract:
     if not (isinstance(kind, type) and issubclass(kind, Contract)):
         raise GenesisError(f"contracts.{spec.name}.code: {spec.code!r} is not a contract")
     try:
-        return kind(spec.name, decode(kind.params_type, spec.params))
+        return kind(spec.name, decode(kind.params_type, spec.params, limit=MAX_GENESIS_BYTES))
     except CodecError as error:
         raise GenesisError(f"contracts.{spec.name}.params: {error}") from None
 
@@ -104,6 +113,18 @@ def make_rules(genesis: Genesis) -> Rules:
 
 def check_genesis(genesis: Genesis) -> None:
     """Validate genesis as a whole. Raises `GenesisError` naming the value."""
+    hash_ = genesis.hash()
+    if hash_ not in _checked:
+        _check(genesis)
+        _checked.add(hash_)
+
+
+def trust_genesis(genesis_hash: Bytes32) -> None:
+    """The genesis with this hash passed `check_genesis` in an earlier process."""
+    _checked.add(genesis_hash)
+
+
+def _check(genesis: Genesis) -> None:
     _require(genesis.chain_id > 0, "chain_id must be positive")
     _require(genesis.slot_ms > 0, "slot_ms must be positive")
     _require(genesis.era_slots > 1, "era_slots must be at least 2")
@@ -150,13 +171,20 @@ def _check_keys(where: str, addresses: list[Address], devnet: bool) -> None:
 def genesis_state(genesis: Genesis) -> tuple[Rules, Tree]:
     """The rules and the state at height 0. Raises `GenesisError`."""
     check_genesis(genesis)
-    rules = make_rules(genesis)
-    state = State(Tree())
+    rules, hash_ = make_rules(genesis), genesis.hash()
+    tree = _trees.get(hash_)
+    if tree is None:
+        tree = _trees[hash_] = _first_state(genesis, rules)
+    return rules, tree
+
+
+def _first_state(genesis: Genesis, rules: Rules) -> Tree:
+    accounts = {account_key(a.address): encode(Account(a.balance, 0)) for a in genesis.accounts}
+    state = State(Tree().update(accounts))
+    del accounts
     env = BlockEnvironment(0, 0, genesis.time, bytes(32), genesis.fees.initial_base_fee, 0)
     state.set(BLOCK_KEY, encode(env))
     state.set(SUPPLY_KEY, encode(Supply(genesis=genesis.total_supply)))
-    for account in genesis.accounts:
-        state.set_account(account.address, Account(account.balance, 0))
     for spec in genesis.contracts:
         state.set_account(contract_address(spec.name), Account(spec.balance, 0))
     for name, contract in rules.contracts.items():
@@ -165,10 +193,10 @@ def genesis_state(genesis: Genesis) -> tuple[Rules, Tree]:
         except (Revert, CodecError, ValueError) as error:
             raise GenesisError(f"contracts.{name}: {error}") from None
     try:
-        check_supply(state, 0, genesis.total_supply)
+        check_supply(state, 0, genesis.total_supply - sum(account.balance for account in genesis.accounts))
     except SupplyViolation as error:
         raise GenesisError(f"total supply: {error}; the stakes of validators need a contract") from None
-    return rules, state.commit()
+    return state.commit()
 
 
 def genesis_to_json(genesis: Genesis) -> dict[str, Any]:
@@ -190,6 +218,23 @@ def genesis_from_json(data: bytes | str) -> Genesis:
     check_genesis(genesis)
     make_rules(genesis)
     return genesis
+
+
+def genesis_from_bytes(data: bytes) -> Genesis:
+    """Read a genesis file: JSON, or the bytes of the record itself (a million accounts are a second's work then).
+
+    Raises `GenesisError`. The accounts of the latter are checked when a chain is made of it.
+    """
+    if data[:1] not in _RECORD:
+        return genesis_from_json(data)
+    try:
+        return decode(Genesis, data, limit=MAX_GENESIS_BYTES)
+    except CodecError as error:
+        raise GenesisError(str(error)) from None
+
+
+_RECORD: Final = (b"\x9b",)
+"""What the encoding of a `Genesis`, an array of eleven, begins with, and no JSON text does."""
 
 
 def _params_to_bytes(value: Any) -> None:

@@ -144,7 +144,7 @@ class Tree:
     leaf too (a tombstone), which ``get`` does not tell from an absent key but the root does.
     """
 
-    __slots__ = ("_root", "_top")
+    __slots__ = ("__weakref__", "_root", "_top")
 
     EMPTY: ClassVar["Tree"]
 

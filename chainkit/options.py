@@ -21,13 +21,12 @@ import httpx
 
 from chainkit.clock import Clock, ClockError, SystemClock, VirtualClock
 from chainkit.fault_api import DEVNET_TOKEN, check_fault_token
-from chainkit.genesis import Genesis, GenesisError, genesis_from_json
+from chainkit.genesis import MAX_GENESIS_BYTES, Genesis, GenesisError, genesis_from_bytes
 from chainkit.keys import InvalidDevNameError, KeyPair, dev_keypair
 from chainkit.keystore import KeyFileError, load_key
 from chainkit.logs import LEVELS
 from chainkit.service import EXIT_STARTUP, RunOptions, StartupError, one_line
 
-MAX_GENESIS_BYTES: Final = 4 * 1024 * 1024
 MAX_SECRET_BYTES: Final = 4096
 MAX_URLS: Final = 64
 MAX_MESSAGE_CHARS: Final = 400
@@ -259,7 +258,7 @@ def read_genesis(args: argparse.Namespace, option: str = "--genesis") -> Genesis
 def read_genesis_file(path: Path, option: str = "--genesis") -> Genesis:
     """A genesis file. Raises `StartupError` with one line."""
     try:
-        return genesis_from_json(_read_file(path, MAX_GENESIS_BYTES))
+        return genesis_from_bytes(_read_file(path, MAX_GENESIS_BYTES))
     except OSError as error:
         problem = error.strerror
     except GenesisError as error:

@@ -4,6 +4,7 @@ Responsible for how blocks, transactions, receipts, accounts and contracts look 
 HTTP, nor where things come from.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -129,7 +130,10 @@ def proof_json(head: Head, ref: HeadRef, address: Address) -> Json:
 
 def account_name(genesis: Genesis, address: Address) -> str | None:
     """What people call an account: its name in genesis, or that of its well-known key on a devnet."""
-    named = next((a.name for a in genesis.accounts if a.address == address and a.name), None)
+    accounts = genesis.accounts  # in order of address
+    place = bisect_left(accounts, address, key=lambda account: account.address)
+    found = place < len(accounts) and accounts[place].address == address
+    named = accounts[place].name if found else ""
     return named or (is_dev_address(address) if genesis.devnet else None)
 
 

@@ -16,6 +16,7 @@ from chainkit.clock import Clock
 from chainkit.fault_api import fault_router
 from chainkit.genesis import Genesis
 from chainkit.keys import KeyPair
+from chainkit.known import open_chain
 from chainkit.options import (
     ServiceParser,
     add_fault_options,
@@ -142,7 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint = parse_checkpoint(args.checkpoint) if args.checkpoint else None
         peers = parse_urls("--peers", args.peers)
         service, _ = await create(
-            Chain(genesis), key, data, make_clock(args), peers, fault_token=token, checkpoint=checkpoint
+            open_chain(genesis, data),
+            key,
+            data,
+            make_clock(args),
+            peers,
+            fault_token=token,
+            checkpoint=checkpoint,
         )
         return service
 

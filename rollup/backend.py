@@ -92,8 +92,8 @@ class RollupBackend:
 
     def block(self, ref: int | Bytes32) -> BlockView | None:
         if ref in (0, self.genesis_hash):
-            genesis = self.node.derivation.chain.genesis_block
-            return BlockView(genesis.block, genesis.hash, "finalized")
+            chain = self.node.derivation.chain
+            return BlockView(Block(chain.genesis_header, []), chain.genesis_hash, "finalized")
         store = self.node.store
         stored = store.block_by_height(ref) if isinstance(ref, int) else store.block_by_hash(ref)
         return None if stored is None else self._view(stored)

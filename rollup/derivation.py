@@ -18,7 +18,7 @@ import msgspec
 from bridge import abi
 from chainkit.block import Header
 from chainkit.chain import Chain
-from chainkit.codec import CodecError, Record, decode
+from chainkit.codec import Bytes32, CodecError, Record, decode
 from chainkit.contract import Event
 from chainkit.execution import Receipt
 from chainkit.genesis import Genesis
@@ -40,9 +40,11 @@ from rollup.derived import (
     Frozen,
     InboxMessage,
     InboxMessageQueued,
+    Resume,
     SettingsChanged,
     genesis_batch,
     hollow,
+    stub_tree,
     without_steps,
 )
 from rollup.directory import Directory
@@ -62,7 +64,9 @@ __all__ = [
     "InboxMessage",
     "InboxMessageQueued",
     "L1Transaction",
+    "Resume",
     "SettingsChanged",
+    "StaleResume",
 ]
 
 R = TypeVar("R", bound=Record)
@@ -73,6 +77,10 @@ class DerivationError(Exception):
     """L1 says what its contract cannot have done: wrong genesis, wrong order, or an error in our code."""
 
 
+class StaleResume(DerivationError):  # noqa: N818 - it names what is stale
+    """What an earlier run left is not what L1 made final: derive again without it."""
+
+
 _EVENT_TYPES: dict[str, type[Record]] = {kind.__name__: kind for kind in abi.EVENTS}
 
 
@@ -80,12 +88,15 @@ _EVENT_TYPES: dict[str, type[Record]] = {kind.__name__: kind for kind in abi.EVE
 class Derivation:
     """All that follows from L1 so far. Feed it with `apply_l1_block`; read its attributes.
 
-    ``executor``: threads for signature checks, or None to check in place.
+    ``executor``: threads for signature checks, or None to check in place. ``l2_chain``: that of ``l2_genesis``, if
+    it is made already. ``resume``: what need not be executed again; if L1 says otherwise, `StaleResume` is raised.
     """
 
     l2_genesis: Genesis
     bridge: str = "bridge"
     executor: Executor | None = None
+    l2_chain: Chain | None = None
+    resume: Resume | None = None
     inbox: list[InboxMessage] = field(default_factory=list)
     batches: dict[int, DerivedBatch] = field(default_factory=dict)
     disputes: dict[int, abi.Dispute] = field(default_factory=dict)
@@ -104,13 +115,26 @@ class Derivation:
     """The last final batch, true or not."""
 
     def __post_init__(self) -> None:
-        self.chain = Chain(self.l2_genesis)
+        self.chain = self.l2_chain or Chain(self.l2_genesis)
         self.rules = self.chain.rules
-        start = genesis_block(self.chain)
+        start = self._start()
         self.batches[abi.GENESIS_BATCH] = genesis_batch(start)
         self._disputes_read = 0
         self._safe = abi.GENESIS_BATCH
         self._finalized_true = abi.GENESIS_BATCH
+
+    def _start(self) -> L2Block:
+        """The genesis block; without its state where nothing will be executed on it."""
+        if self.resume is None:
+            return genesis_block(self.chain)
+        if self.resume.batch == abi.GENESIS_BATCH:
+            return self.resume.end
+        header = self.chain.genesis_header
+        return L2Block(header, self.chain.genesis_hash, (), (), (), stub_tree(header.state_root), {})
+
+    def anew(self) -> "Derivation":
+        """One that has taken in nothing yet, and executes everything."""
+        return Derivation(self.l2_genesis, self.bridge, self.executor, self.chain)
 
     # --- heads ---
 
@@ -232,6 +256,8 @@ class Derivation:
         self.directory.append(contents.addresses)
         if (record.addresses, record.addresses_root) != (len(self.directory), self.directory.frontier.root()):
             raise DerivationError(f"the addresses of batch {record.index} are not those that L1 committed to")
+        if self.resume is not None and record.index <= self.resume.batch:
+            return self._take_up(self.resume, record, parent, height, tx.id)
         blocks = contents.wires(self.directory, self.rules.chain_id)
         l2_blocks = self._execute(parent.end, blocks, record)
         end = l2_blocks[-1]
@@ -253,6 +279,10 @@ class Derivation:
             l1_height=height,
             l1_tx_id=tx.id,
         )
+        return self._add(batch)
+
+    def _add(self, batch: DerivedBatch) -> list[DerivationEvent]:
+        record = batch.record
         self.batches[record.index] = batch
         self.head = record.index
         if batch.matches:
@@ -261,6 +291,25 @@ class Derivation:
         if batch.flagged:
             events.append(BatchFlagged(record.index, record.state_root, batch.computed_root))
         return events
+
+    def _take_up(
+        self, resume: Resume, record: abi.Batch, parent: DerivedBatch, height: int, tx_id: Bytes32
+    ) -> list[DerivationEvent]:
+        """A batch that an earlier run executed. Only the end of the last one has a whole header, and its state."""
+        root = resume.roots[record.index]
+        end = replace(parent.end, tree=stub_tree(root))
+        if record.index == resume.batch:
+            end = resume.end
+            last = record.first_block + record.blocks - 1
+            if not (
+                end.header.height == last and end.tree.root == root == record.state_root and parent.matches
+            ):
+                raise StaleResume(f"the final state on disk is not the one after batch {record.index}")
+        return self._add(
+            DerivedBatch(
+                record, parent.end, end, (), (), (), root, parent.matches, abi.PENDING, height, tx_id
+            )
+        )
 
     def _execute(self, parent: L2Block, blocks: Sequence[BatchBlock], record: abi.Batch) -> list[L2Block]:
         cursor, bodies = record.inbox_from, []

@@ -3,7 +3,7 @@
 Responsible for the shapes that shells read. Must not know how they come about.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bridge import abi
@@ -70,6 +70,19 @@ class DerivedBatch:
     def flagged(self) -> bool:
         """Whether this is the first false claim of its line: the one to challenge."""
         return self.parent_matches and not self.matches
+
+
+@dataclass(frozen=True, eq=False)
+class Resume:
+    """What an earlier run of this node derived, so that it need not be executed again.
+
+    ``end`` is the last L2 block of ``batch``, which is final and true, with its state; ``roots`` are the roots that
+    were computed for batches 1 to ``batch``, those that were reverted too. All of them are settled on L1.
+    """
+
+    batch: int
+    end: L2Block
+    roots: Mapping[int, Bytes32]
 
 
 # --- what a shell learns from a block ---
@@ -179,5 +192,9 @@ def without_steps(block: L2Block) -> L2Block:
 
 def hollow(block: L2Block) -> L2Block:
     """The block with its state cut down to the root, so that old states can be forgotten."""
-    root = block.tree.root
-    return replace(without_steps(block), tree=Tree.from_proof(_STUB + root, root))
+    return replace(without_steps(block), tree=stub_tree(block.tree.root))
+
+
+def stub_tree(root: Bytes32) -> Tree:
+    """A state of which only the root is known."""
+    return Tree.from_proof(_STUB + root, root)

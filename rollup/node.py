@@ -23,7 +23,7 @@ from chainkit.state import Account
 from chainkit.store import Store
 from chainkit.transaction import SignedTransaction
 from rollup.block import BlockBuilder, L2Block, execute_block
-from rollup.derivation import Derivation
+from rollup.derivation import Derivation, StaleResume
 from rollup.derived import (
     BatchDerived,
     BatchFinalized,
@@ -38,6 +38,7 @@ from rollup.derived import (
 )
 from rollup.fault_switch import FaultSwitch
 from rollup.faults import Fault, FaultSet, make_lie
+from rollup.final_state import FinalState
 from rollup.local import LocalChain
 from rollup.stf import Step, Transact
 from rollup.trace import Trace
@@ -97,6 +98,7 @@ class RollupNode:
     switch: FaultSwitch
     local: LocalChain = field(init=False)
     mempool: Mempool = field(init=False)
+    final_state: FinalState = field(init=False)
     lies: dict[int, Lie] = field(default_factory=dict)
     traces: dict[int, Trace] = field(default_factory=dict)
 
@@ -107,15 +109,39 @@ class RollupNode:
     def __post_init__(self) -> None:
         rules = self.derivation.rules
         signer = self.key if self.role == "sequencer" else None
+        self.final_state = FinalState(self.store)
         self.local = LocalChain(rules, self.store, self.events, signer)
         self.mempool = Mempool(rules, max_per_sender=MEMPOOL_PER_SENDER)
 
     def start(self) -> None:
         """Derive again from the L1 blocks on disk, then take up the local chain where it was.
 
-        Raises `chainkit.store.StoreError` if what is on disk is damaged.
+        What was final is not executed again if its state is on disk, and L1 agrees that it is the one. Raises
+        `chainkit.store.StoreError` if what is on disk is damaged.
         """
         seen = decode(int, self.store.get_meta(SEEN) or b"\x00")
+        try:
+            self._derive_again(seen)
+        except StaleResume as error:
+            log.warning("%s; executing everything again", error)
+            self.derivation = self.derivation.anew()
+            self._derive_again(seen)
+        self._refresh_after_restart(seen)
+        final, resume = self.derivation.finalized_batch, self.derivation.resume
+        resumed = None if resume is None else resume.batch
+        self.final_state.catch_up(final, self.derivation.batches, resumed)
+        self.derivation.chain.forget_genesis_tree()
+        self.local.open(final.end, final.record.inbox_to)
+        for batch in self._pending_line():
+            self.local.adopt(batch.l2_blocks, batch.record.inbox_to)
+        if self.role == "verifier" and self.local.recent:  # it makes no blocks: these were reverted
+            safe = self.derivation.safe_batch
+            self.local.rewind(safe.end, safe.record.inbox_to, "a batch was reverted on L1")
+        self._restore_lies()
+        self._restore_pool()
+
+    def _derive_again(self, seen: int) -> None:
+        """From the L1 blocks on disk. Raises `StaleResume` before anything is written, or what `start` raises."""
         pending: dict[int, DerivedBatch] = {}
         for header, transactions in self.replica.busy_blocks():
             events = self.derivation.apply_l1_block(header, transactions, None)
@@ -126,20 +152,15 @@ class RollupNode:
                     pending[event.batch.index] = event.batch
                 elif isinstance(event, BatchFinalized):
                     batch = pending.pop(event.batch)
-                    if event.matches:
+                    if event.matches and batch.l2_blocks:
                         self.local.restore(batch.l2_blocks)
                 elif isinstance(event, BatchReverted):
                     del pending[event.batch]
-        self._refresh_after_restart(seen)
-        final = self.derivation.finalized_batch
-        self.local.open(final.end, final.record.inbox_to)
-        for batch in self._pending_line():
-            self.local.adopt(batch.l2_blocks, batch.record.inbox_to)
-        if self.role == "verifier" and self.local.recent:  # it makes no blocks: these were reverted
-            safe = self.derivation.safe_batch
-            self.local.rewind(safe.end, safe.record.inbox_to, "a batch was reverted on L1")
-        self._restore_lies()
-        self._restore_pool()
+        resume = self.derivation.resume
+        if resume is not None and self.derivation.finalized < resume.batch:
+            raise StaleResume(
+                "the final state on disk is of a batch that is not final in the L1 blocks on disk"
+            )
 
     def _refresh_after_restart(self, seen: int) -> None:
         """Read settings and disputes; note what changed in a block that was cut off before it was noted."""
@@ -208,12 +229,16 @@ class RollupNode:
             self._record_all(events)
             for event in events:
                 if isinstance(event, BatchDerived):
+                    self.final_state.note(event.batch)
                     self._on_batch(event.batch)
                 elif isinstance(event, BatchReverted):
                     lost.append(event.lost)
                     self.traces.pop(event.batch, None)
+                    self.final_state.drop(event.batch)
                 elif isinstance(event, BatchFinalized):
                     self.traces.pop(event.batch, None)
+                    if event.matches:
+                        self.final_state.keep(self.derivation.batches[event.batch])
             if lost:
                 self._on_reverted(lost)
         return events

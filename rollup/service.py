@@ -7,6 +7,7 @@ what cannot work. Must not know what any part decides.
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from chainkit.fault_api import fault_router
 from chainkit.follower import Follower, FollowerCore
 from chainkit.intake import BulkRoute, Intake
 from chainkit.keys import KeyPair
+from chainkit.known import open_chain
 from chainkit.ops_api import JsonResponse, PathInt, QueryInt
 from chainkit.options import (
     ServiceParser,
@@ -48,14 +50,16 @@ from chainkit.problems import not_found
 from chainkit.replica import Replica
 from chainkit.sender import TransactionSender
 from chainkit.service import EXIT_STARTUP, Service, StartupError, make_app, run
-from chainkit.store import Store
 from chainkit.signature_pool import SignaturePool, default_workers
+from chainkit.states import without_collection
+from chainkit.store import Store
 from chainkit.transaction import Call
 from rollup.backend import RollupBackend, batch_json
 from rollup.derivation import Derivation
 from rollup.duties import Duty, duties
 from rollup.fault_switch import FaultSwitch
 from rollup.faults import FaultSet
+from rollup.final_state import FinalState
 from rollup.node import Role, RollupNode
 from rollup.outbox import Outbox
 
@@ -202,13 +206,14 @@ async def create(
     """
     params = bridge_params(l1)
     executor = ThreadPoolExecutor(SIGNATURE_THREADS, thread_name_prefix="verify")
-    derivation = Derivation(params.l2_genesis, BRIDGE, executor)
+    l2 = open_chain(params.l2_genesis, data / "l2")
     l1_store = store(data / "l1", genesis_hash=l1.genesis_hash, role="l1-replica")
     try:
-        l2_store = store(data / "l2", genesis_hash=derivation.chain.genesis_hash, role=role)
+        l2_store = store(data / "l2", genesis_hash=l2.genesis_hash, role=role)
     except BaseException:
         l1_store.close()
         raise
+    derivation = Derivation(params.l2_genesis, BRIDGE, executor, l2, FinalState(l2_store).load(l2))
     faults = FaultSwitch(FaultSet(role))
     events = EventLog(l2_store)
     node = RollupNode(role, Replica(l1_store, l1), l2_store, events, derivation, key, faults)
@@ -266,6 +271,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser(chosen).parse_args(given[1:])
 
     async def start() -> Service:
+        with without_collection():
+            service = await make()
+        gc.freeze()  # what a start has made stays: no pause for walking over a million accounts
+        return service
+
+    async def make() -> Service:
         token = read_fault_token(args)
         genesis = read_genesis(args, "--l1-genesis")
         key = read_key(args, genesis)
@@ -276,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise StartupError(f"no L1 node; give addresses with {named('--l1')}")
         service, _ = await create(
             chosen,
-            Chain(genesis),
+            open_chain(genesis, data_directory(args) / "l1"),
             urls,
             data_directory(args),
             make_clock(args),

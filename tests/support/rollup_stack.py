@@ -33,6 +33,7 @@ from chainkit.events import EventLog
 from chainkit.execution import Receipt, supply
 from chainkit.genesis import Genesis, GenesisContract
 from chainkit.keys import dev_keypair
+from chainkit.known import open_chain
 from chainkit.replica import Replica
 from chainkit.state import State, contract_address, storage_key
 from chainkit.store import Store
@@ -42,6 +43,7 @@ from rollup.derivation import Derivation
 from rollup.duties import Duty, duties
 from rollup.fault_switch import FaultSwitch
 from rollup.faults import FaultSet
+from rollup.final_state import FinalState
 from rollup.node import Role, RollupNode
 from rollup.outbox import Outbox
 from rollup.receipt import BlockPromise, BlockReceipts
@@ -61,8 +63,10 @@ class Member:
         self.open()
 
     def open(self) -> None:
-        derivation = Derivation(self.stack.l2_genesis)
-        store = Store(self.path / "l2", genesis_hash=derivation.chain.genesis_hash, role=self.role)
+        l2 = open_chain(self.stack.l2_genesis, self.path / "l2")
+        store = Store(self.path / "l2", genesis_hash=l2.genesis_hash, role=self.role)
+        resume = FinalState(store).load(l2)
+        derivation = Derivation(self.stack.l2_genesis, l2_chain=l2, resume=resume)
         l1_store = Store(self.path / "l1", genesis_hash=self.stack.chain.genesis_hash, role="l1-replica")
         self.node = RollupNode(
             self.role,
