@@ -3,17 +3,19 @@
 Responsible for all-or-nothing writes that survive a crash at any point, and for refusing a file that is not
 this chain's. Must not know what a block means, who may write, or how long anything lives.
 
-One connection, used from one thread (the event loop's). A ``with store.transaction():`` must hold no await.
+One connection, used from one thread (the event loop's), but for `Store.flush`. A ``with store.transaction():`` must
+hold no await.
 """
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chainkit.codec import Bytes32, decode, encode
+from chainkit.codec import MAX_AMOUNT, Bytes32, decode, encode
 from chainkit.datadir import DataDirError, DataDirLock
 from chainkit.execution import Receipt
 from chainkit.merkle import Tree
@@ -99,6 +101,10 @@ class Store:
         self.file = path / FILE_NAME
         self._depth = 0
         self._doomed = False
+        self._flushes = True
+        self._shown_seq: int | None = (
+            None  # the last event that is surely on disk, while that is not the last one
+        )
         self._listeners: list[Callable[[], None]] = []
         self._states = StoredState(self._run, self._write, self.get_meta, self.set_meta)
         try:
@@ -182,13 +188,20 @@ class Store:
     # --- transactions ---
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, *, flush: bool = True) -> Iterator[None]:
         """Group writes: all of them are on disk when the outermost block ends, or none. May be nested.
 
-        An exception inside, also one caught further out but still inside, undoes the whole group.
+        An exception inside, also one caught further out but still inside, undoes the whole group. Without
+        ``flush`` the outermost one leaves its writes to the operating system: a crash of the process cannot undo
+        them, a power failure can. Its events are not shown before `flush` has returned and `flushed` was called.
         """
         if self._depth == 0:
             self._doomed = False
+            if flush != self._flushes:
+                self._run(f"PRAGMA synchronous={'FULL' if flush else 'NORMAL'}")
+                self._flushes = flush
+            if not flush and self._shown_seq is None:
+                self._shown_seq = self.last_seq()
             self._run("BEGIN IMMEDIATE")
         self._depth += 1
         try:
@@ -201,6 +214,24 @@ class Store:
             if self._depth == 0:
                 self._end()
 
+    def flush(self) -> None:
+        """Wait until the disk has all that was committed. May be called from another thread than all the rest:
+        it takes as long as the disk does, and the next writes need not wait for it. Raises `StoreError`."""
+        try:  # a commit only appends to this file; SQLite itself flushes it before it moves anything on
+            log = os.open(f"{self.file}-wal", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.fsync(log)
+            finally:
+                os.close(log)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def flushed(self) -> None:
+        """`flush` has returned since the last commit: show its events."""
+        self._shown_seq = None
+        for listener in self._listeners:
+            listener()
+
     def _end(self) -> None:
         if self._doomed:
             with suppress(sqlite3.Error):  # SQLite may have rolled back by itself (disk full)
@@ -212,11 +243,11 @@ class Store:
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise self._unusable(error) from None
-        for listener in self._listeners:
-            listener()
+        if self._flushes:  # and with it all that was committed before
+            self.flushed()
 
     def on_commit(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` after every commit, when its writes can be read."""
+        """Call ``listener`` after every commit, when its writes can be read and are on disk."""
         self._listeners.append(listener)
 
     def _run(self, sql: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
@@ -361,7 +392,10 @@ class Store:
 
     def events_from(self, seq: int, limit: int) -> list[StoredEvent]:
         """At most ``limit`` events in order, from number ``seq`` on."""
-        rows = self._run("SELECT * FROM events WHERE seq >= ? ORDER BY seq LIMIT ?", (seq, limit))
+        last = MAX_AMOUNT if self._shown_seq is None else self._shown_seq
+        rows = self._run(
+            "SELECT * FROM events WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?", (seq, last, limit)
+        )
         return [
             StoredEvent(number, height, source, name, json.loads(data), tx_id)
             for number, height, source, name, data, tx_id in rows
@@ -369,6 +403,8 @@ class Store:
 
     def last_seq(self) -> int:
         """The number of the last event; 0 if there is none."""
+        if self._shown_seq is not None:
+            return self._shown_seq
         return int(self._run("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
 
     # --- the file ---

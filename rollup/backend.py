@@ -39,7 +39,7 @@ class RollupBackend:
         self.node = node
         self._l1_final = l1_final
         self._on_submit = on_submit
-        self._included: dict[Bytes32, asyncio.Future[Mapping[str, Any]]] = {}
+        self._included: dict[Bytes32, list[asyncio.Future[Mapping[str, Any]]]] = {}
         self._receipts_of: dict[Bytes32, BlockReceipts] = {}  # by block hash, oldest first
 
     @property
@@ -113,6 +113,9 @@ class RollupBackend:
         stored = self.node.store.transaction_by_id(tx_id)
         if stored is None:
             return None
+        unflushed = self.node.local.unflushed
+        if unflushed is not None and stored.height >= unflushed.header.height:
+            return TransactionView(SignedTransaction.decode(stored.wire), "pending")
         block = self.node.store.block_by_height(stored.height)
         promise = None
         if block is not None and block.certificate is not None:
@@ -165,35 +168,41 @@ class RollupBackend:
     ) -> Mapping[Bytes32, Mapping[str, Any]]:
         """Wait until these transactions are in a block on disk: where, and the sequencer's receipt of each."""
         loop = asyncio.get_running_loop()
-        waiting = [self._included.setdefault(tx_id, loop.create_future()) for tx_id in tx_ids]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                for future in waiting:
-                    await asyncio.shield(future)
-        for tx_id, future in zip(tx_ids, waiting, strict=True):
-            if not future.done():
-                self._included.pop(tx_id, None)
-        return {tx_id: f.result() for tx_id, f in zip(tx_ids, waiting, strict=True) if f.done()}
+        mine = {tx_id: loop.create_future() for tx_id in tx_ids}
+        for tx_id, future in mine.items():
+            self._included.setdefault(tx_id, []).append(future)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    for future in mine.values():
+                        await asyncio.shield(future)
+        finally:
+            for tx_id, future in mine.items():
+                if not future.done():
+                    self._included[tx_id].remove(future)
+                    if not self._included[tx_id]:
+                        del self._included[tx_id]
+        return {tx_id: future.result() for tx_id, future in mine.items() if future.done()}
 
     def on_block(self, block: L2Block) -> None:
         """Tell those who wait for a transaction of this block, which is on disk."""
         if not self._included:
             return
         stored = self.node.store.block_by_height(block.header.height)
-        if stored is None or stored.certificate is None:
+        if stored is None or stored.certificate is None or stored.hash != block.hash:
             return
         for position, (tx, receipt) in enumerate(executed(block)):
-            future = self._included.pop(tx.id, None)
-            if future is not None and not future.done():
-                signed = self._receipts(stored, stored.certificate).receipt(position)
-                future.set_result(
-                    {
-                        "height": block.header.height,
-                        "position": position,
-                        "receipt": receipt,
-                        "sequencer_receipt": signed,
-                    }
-                )
+            waiting = self._included.pop(tx.id, ())
+            if not waiting:
+                continue
+            found = {
+                "height": block.header.height,
+                "position": position,
+                "receipt": receipt,
+                "sequencer_receipt": self._receipts(stored, stored.certificate).receipt(position),
+            }
+            for future in waiting:
+                future.set_result(found)
 
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
         l1_final, height = self._l1_final(), self.node.l1_height

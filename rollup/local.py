@@ -38,6 +38,7 @@ class LocalChain:
         self.base: L2Block
         self.base_cursor = 0
         self.recent: list[L2Block] = []
+        self.unflushed: L2Block | None = None
         self._view_of: L2Block | None = None
         self._view = State(Tree.EMPTY)
         self._at_hand: dict[bytes, bytes] = {}
@@ -110,11 +111,22 @@ class LocalChain:
         if honest:
             self._at_hand.update(head.changes)
 
-    def append(self, block: L2Block) -> None:
-        """Put a block on disk with its events and its receipts' signature, all or nothing; then it is the head."""
-        with self.store.transaction():
+    def append(self, block: L2Block, *, flush: bool = True) -> None:
+        """Put a block on disk with its events and its receipts' signature, all or nothing; then it is the head.
+
+        Without ``flush`` it is `unflushed` until somebody has called the store's `flush` and then `flushed`: its
+        receipts must not be given before.
+        """
+        with self.store.transaction(flush=flush):
             self._write(block)
         self.recent.append(block)
+        if not flush:
+            self.unflushed = block
+
+    def flushed(self) -> None:
+        """The store's `flush` has returned since the last `append`."""
+        self.unflushed = None
+        self.store.flushed()
 
     def adopt(self, blocks: Sequence[L2Block], cursor: int) -> list[L2Block]:
         """Make ``blocks``, which follow the base and are known to be true, the new base.

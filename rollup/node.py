@@ -297,8 +297,11 @@ class RollupNode:
         """How many final inbox messages the local chain has not taken in."""
         return len(self.derivation.inbox) - self.local.cursor
 
-    def produce(self, now_ms: int, *, heartbeat: bool = False) -> L2Block | None:
-        """Make the next L2 block and put it on disk, if there is something for it (or a ``heartbeat``)."""
+    def produce(self, now_ms: int, *, heartbeat: bool = False, flush: bool = True) -> L2Block | None:
+        """Make the next L2 block and put it on disk, if there is something for it (or a ``heartbeat``).
+
+        Without ``flush`` the caller sees to what `LocalChain.append` says of it.
+        """
         if self.role != "sequencer" or self.derivation.frozen or self.faults.get("halt"):
             return None
         cursor = self.local.cursor
@@ -319,7 +322,7 @@ class RollupNode:
         if len(builder) == 1 and not heartbeat:
             return None
         block = builder.seal()
-        self.local.append(block)
+        self.local.append(block, flush=flush)
         self._refresh_mempool([block])
         return block
 

@@ -55,6 +55,7 @@ from chainkit.states import without_collection
 from chainkit.store import Store
 from chainkit.transaction import Call
 from rollup.backend import RollupBackend, batch_json
+from rollup.block import L2Block
 from rollup.derivation import Derivation
 from rollup.duties import Duty, duties
 from rollup.fault_switch import FaultSwitch
@@ -128,11 +129,18 @@ class RollupService:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), timeout=1.0)
             self._wake.clear()
-            block = self.node.produce(self.now_ms(), heartbeat=self._heartbeat_due())
+            block = self.node.produce(self.now_ms(), heartbeat=self._heartbeat_due(), flush=False)
             if block is not None:
-                self.backend.on_block(block)
-                await wait_virtual(self.clock, self.block_ms / 1000)
+                await asyncio.gather(
+                    self._give_receipts(block), wait_virtual(self.clock, self.block_ms / 1000)
+                )
                 self._wake.set()
+
+    async def _give_receipts(self, block: L2Block) -> None:
+        """Once the disk has the block. Meanwhile transactions are taken in, which a wait in place would hold up."""
+        await asyncio.to_thread(self.node.store.flush)
+        self.node.local.flushed()
+        self.backend.on_block(block)
 
     def _heartbeat_due(self) -> bool:
         node, totals = self.node, self.node.derivation.totals

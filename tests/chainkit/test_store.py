@@ -228,3 +228,43 @@ def test_sigkill_leaves_whole_groups_only_and_loses_none_that_was_acknowledged(
     assert tree.get(b"left") == tree.get(b"right") == str(count).encode()
     assert [event.data["n"] for event in store.events_from(1, 10_000)] == list(range(1, count + 1))
     store.close()
+
+
+def test_what_is_not_flushed_is_there_but_its_events_are_not_shown(tmp_path: Path) -> None:
+    """A power failure could take them back, and their numbers would be given again."""
+    store = open_store(tmp_path / "data")
+    woken: list[int] = []
+    store.append_event("First", {}, height=1, source="test")
+    store.on_commit(lambda: woken.append(store.last_seq()))
+    with store.transaction(flush=False):
+        store.set_meta("key", b"value")
+        store.append_event("Second", {}, height=1, source="test")
+    assert store.get_meta("key") == b"value"
+    assert ([event.name for event in store.events_from(1, 9)], store.last_seq(), woken) == (["First"], 1, [])
+    store.flush()
+    store.flushed()
+    assert ([event.name for event in store.events_from(1, 9)], woken) == (["First", "Second"], [2])
+
+    with store.transaction(flush=False):
+        store.append_event("Third", {}, height=1, source="test")
+    store.append_event("Fourth", {}, height=1, source="test")  # is flushed, and all that came before it too
+    assert (store.last_seq(), woken) == (4, [2, 4])
+    assert [event.seq for event in store.events_from(1, 9)] == [1, 2, 3, 4]
+    store.close()
+    again = open_store(tmp_path / "data")
+    assert again.last_seq() == 4
+    again.close()
+
+
+def test_a_flush_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path / "data")
+    with store.transaction(flush=False):
+        store.set_meta("key", b"value")
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StoreError, match="cannot be used"):
+        store.flush()
+    store.close()

@@ -9,7 +9,7 @@ from bridge_harness import address, l2_transfer, l2_tx
 from rollup_stack import Stack, stack_at
 
 from chainkit.backend import SubmitResult
-from chainkit.codec import from_json
+from chainkit.codec import from_json, to_json
 from chainkit.transaction import SignedTransaction, Transfer
 from rollup.backend import READY_LAG, RollupBackend, batch_json
 from rollup.faults import Fault
@@ -117,3 +117,42 @@ def test_status_says_dishonest_loudly_and_metrics_are_numbers(stack: Stack) -> N
     assert shown["matches"] is False
     assert shown["computed_root"] != shown["state_root"]
     assert batch_json(stack.verifier.node, 99) is None
+
+
+def test_a_receipt_is_given_when_the_disk_has_its_block(stack: Stack) -> None:
+    api, node = backend(stack), stack.sequencer.node
+    stack.step()
+    results = submit(api, l2_transfer("alice", 0, "bob", 5), l2_transfer("bob", 0, "carol", 5))
+    ids = [result.hash for result in results]
+
+    async def wait() -> None:
+        asking = asyncio.create_task(api.included(ids, 30))
+        late = asyncio.create_task(api.included([b"\x07" * 32], 0.001))
+        impatient = asyncio.create_task(api.included(ids, 60))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        await asyncio.gather(impatient, return_exceptions=True)
+        block = node.produce(stack.now(), flush=False)
+        assert block is not None
+        for tx_id in ids:
+            view = api.transaction(tx_id)
+            assert view is not None
+            assert (view.status, view.receipt, view.extra) == ("pending", None, {})
+        assert not asking.done()
+        node.store.flush()
+        node.local.flushed()
+        api.on_block(block)
+        found = await asking
+        for position, tx_id in enumerate(ids):
+            view = api.transaction(tx_id)
+            assert view is not None
+            assert view.status == "unsafe"
+            promise = found[tx_id]["sequencer_receipt"]
+            assert promise.valid()
+            assert view.extra == {"sequencer_receipt": to_json(promise)}
+            assert (found[tx_id]["height"], found[tx_id]["position"]) == (block.header.height, position)
+            assert found[tx_id]["receipt"] == view.receipt
+        assert await late == {}
+        assert not api._included, "nobody is waited for who has gone"
+
+    asyncio.run(wait())

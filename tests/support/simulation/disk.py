@@ -135,6 +135,9 @@ class SimStore(Store):
         except sqlite3.OperationalError as error:
             raise self._unusable(error) from None
 
+    def flush(self) -> None:
+        """A commit on this disk is there when it returns, or not at all."""
+
     def undo(self) -> None:
         """Take the open transaction back."""
         self._db.execute("ROLLBACK")
