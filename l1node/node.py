@@ -9,7 +9,7 @@ All of it runs on one event loop; no method but `submit`, `receive` and `run` aw
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from chainkit.clock import Clock, sleep_until
 from chainkit.codec import Address, Bytes32, CodecError, decode
 from chainkit.contract import Event
 from chainkit.events import EventLog
-from chainkit.execution import InvalidTransaction, Receipt, Rules
+from chainkit.execution import InvalidTransaction, Receipt, Rules, intrinsic_gas
 from chainkit.fees import suggest_fees
 from chainkit.genesis import Genesis
 from chainkit.keys import KeyPair, is_dev_address
@@ -53,6 +53,12 @@ from l1node.watch import EVIDENCE_SLOTS
 ROLE = "l1node"
 READY_SLOTS = 8
 """How old, in slots, the head of a node in step may be."""
+CALM_SLOTS = 3
+"""How far, in slots, a new block is above the last final one when all goes well: two, and one to spare."""
+FIRST_SHARE = 4
+"""The share of a full block, one part in so many, that may follow an empty one."""
+MAX_HALVINGS = 6
+"""How often the room in a block is halved while finality lags, once for every two slots."""
 _IN_PLACE = 16  # signatures that are verified without a thread
 
 _log = logging.getLogger("l1node")
@@ -319,7 +325,26 @@ class L1Node:
     def _select(self, parent: ExecutedBlock, slot: int) -> Iterable[SignedTransaction]:
         base_fee = suggest_fees(self.rules, parent.tree).base_fee
         gas_limit = self.rules.fees.block_gas_limit
-        return self.pool.select(State(parent.tree).account, base_fee, gas_limit, MAX_BLOCK_BYTES)
+        candidates = self.pool.select(State(parent.tree).account, base_fee, gas_limit, MAX_BLOCK_BYTES)
+        return self._few(candidates, self._room(parent, slot, gas_limit))
+
+    def _room(self, parent: ExecutedBlock, slot: int, gas_limit: int) -> int:
+        """How much gas a block of ours may use: full blocks may take these machines longer than a slot, and then no
+        three consecutive ones would come together while the load lasts. So blocks shrink while finality lags, and
+        grow from one to the next by no more than twofold."""
+        lag = slot - self.engine.final.header.slot
+        if lag > CALM_SLOTS:
+            return gas_limit >> min((lag - CALM_SLOTS + 1) // 2, MAX_HALVINGS)
+        return min(gas_limit, max(gas_limit // FIRST_SHARE, 2 * parent.header.gas_used))
+
+    def _few(self, candidates: Iterable[SignedTransaction], gas_left: int) -> Iterator[SignedTransaction]:
+        """The first of them, at least one: the largest transaction finds its place in any block. What counts is the gas
+        that each uses at least: a limit that nobody pays for must not keep others out."""
+        for tx in candidates:
+            yield tx
+            gas_left -= intrinsic_gas(self.rules, tx)
+            if gas_left <= 0:
+                return
 
     async def submit(self, transactions: Sequence[SignedTransaction]) -> Sequence[SubmitResult]:
         """Take transactions into the mempool and pass the new ones on to the peers."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 from l1_devnet import l1_genesis
 from l1_mesh import Mesh
+from msgspec import structs
 
-from chainkit.block import Proposal, Vote
+from chainkit.block import Block, Proposal, Vote
 from chainkit.codec import encode
+from chainkit.execution import intrinsic_gas
 from chainkit.fees import suggest_fees, transfer_gas
 from chainkit.genesis import Genesis
 from chainkit.keys import KeyPair, dev_keypair
@@ -434,6 +437,26 @@ def test_a_flood_of_transactions_is_bounded_and_bad_ones_are_dropped(
             taken = await node.receive([bad, b"junk", poor.wire, *[tx.wire for tx in good], good[0].wire])
             assert taken == 3
             assert len(node.pool) == 3
+
+    run(test())
+
+
+def test_blocks_grow_slowly_and_shrink_while_finality_lags(genesis: Genesis, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with Mesh(genesis, tmp_path).running() as mesh:
+            await mesh.slots(6)
+            node = mesh.nodes["v0"]
+            final, head = node.engine.final.header.slot, node.engine.head
+            await node.submit([transfer(node, nonce) for nonce in range(8)])
+            room = 8 * intrinsic_gas(node.rules, transfer(node, 0))
+            node.chain.rules = replace(
+                node.rules, fees=structs.replace(node.rules.fees, block_gas_limit=room)
+            )
+            sizes = [len(list(node._select(head, final + lag))) for lag in (2, 3, 4, 5, 6, 7, 8, 9, 50)]
+            assert sizes == [2, 2, 4, 4, 2, 2, 1, 1, 1]
+            for used, most in ((0, 2), (room // 4, 4), (3 * room // 8, 6), (room, 8)):
+                parent = replace(head, block=Block(structs.replace(head.header, gas_used=used), []))
+                assert len(list(node._select(parent, final + 2))) == most
 
     run(test())
 
