@@ -52,6 +52,7 @@ _STATUS = {
     "sender_limit": 429,
     "mempool_full": 503,
     "pool_full": 503,
+    "l1_behind": 503,
 }
 
 

@@ -99,7 +99,7 @@ class DevnetConfig:
     validators: int = 4
     slot_ms: int = 1000
     era_slots: int = 32
-    block_ms: int = 250
+    block_ms: int = 10
     unbonding_eras: int = 4
     settings: BridgeSettings = field(default_factory=default_settings)
     ports: dict[str, int] = field(default_factory=dict)

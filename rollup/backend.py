@@ -72,6 +72,7 @@ class RollupBackend:
             "frozen": derivation.frozen,
             "inbox": {"length": len(derivation.inbox), "taken_in": node.local.cursor},
             "mempool": len(node.mempool),
+            "unposted_bytes": node.local.transaction_bytes,
             "dishonest_on_purpose": node.faults.to_json(),
         }
 
@@ -156,6 +157,8 @@ class RollupBackend:
             return SubmitResult(tx.id, False, "not_sequencer", "this is a verifier; send it to the sequencer")
         if self.node.derivation.frozen:
             return SubmitResult(tx.id, False, "bridge_frozen", "the bridge is frozen: only exits are left")
+        if self.node.is_behind:
+            return SubmitResult(tx.id, False, "l1_behind", "L1 takes less than is offered; try again later")
         try:
             self.node.mempool.add(tx, self.node.account)
         except InvalidTransaction as refusal:
@@ -220,6 +223,7 @@ class RollupBackend:
             "final_batch": node.derivation.finalized,
             "open_disputes": len(node.derivation.open_disputes()),
             "mempool_transactions": len(node.mempool),
+            "unposted_bytes": node.local.transaction_bytes,
             "inbox_pending": node.pending_messages(),
         }
 

@@ -39,6 +39,8 @@ class LocalChain:
         self.base_cursor = 0
         self.recent: list[L2Block] = []
         self.unflushed: L2Block | None = None
+        self._bytes_of = (b"", 0)
+        self._bytes = 0
         self._view_of: L2Block | None = None
         self._view = State(Tree.EMPTY)
         self._at_hand: dict[bytes, bytes] = {}
@@ -82,6 +84,14 @@ class LocalChain:
     def cursor(self) -> int:
         """The inbox index after the head."""
         return self.base_cursor + sum(block.inbox_count for block in self.recent)
+
+    @property
+    def transaction_bytes(self) -> int:
+        """Bytes of the transactions above the base."""
+        key = (self.head.hash, len(self.recent))
+        if self._bytes_of != key:
+            self._bytes_of, self._bytes = key, sum(block.transaction_bytes for block in self.recent)
+        return self._bytes
 
     @property
     def view(self) -> State:

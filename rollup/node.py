@@ -50,6 +50,9 @@ Role = Literal["sequencer", "verifier"]
 MAX_BLOCK_TRANSACTIONS_BYTES = 224 * 1024
 """A block must fit in one batch, and a batch in one L1 transaction (256 KiB), also if packing it gains nothing."""
 MAX_BLOCK_MESSAGES = 256
+MAX_UNPOSTED_BYTES = 32 * 1024 * 1024
+"""Transactions in blocks that are in no final batch: about 170,000 transfers, and as they are in memory
+some 450 MB. More is not taken in: whoever offers more than L1 takes must hear of it."""
 MEMPOOL_PER_SENDER = 256
 SEEN = "l1_height"
 """Meta key in the L2 store: up to which L1 block the event log is told."""
@@ -325,6 +328,11 @@ class RollupNode:
         self.local.append(block, flush=flush)
         self._refresh_mempool([block])
         return block
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether L1 takes so much less than users offer that nothing more should be taken in."""
+        return self.local.transaction_bytes + self.mempool.size > MAX_UNPOSTED_BYTES
 
     def _has_candidates(self) -> bool:
         return len(self.mempool) > self.mempool.gapped

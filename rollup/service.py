@@ -68,6 +68,9 @@ PORTS: Mapping[Role, int] = {"sequencer": 9545, "verifier": 9546}
 BRIDGE = "bridge"
 HEARTBEAT_SHARE = 4
 """A batch is posted at least every escape_timeout / 4 blocks: from longer silence users may flee."""
+BLOCK_MS = 10
+"""A block is made when there is something for it: so long a receipt waits at most, and so many bytes a second a
+trickle of transfers costs in begin-blocks."""
 SIGNATURE_THREADS = 2
 MAX_WORKERS = 64
 
@@ -254,8 +257,8 @@ def parser(role: Role, environ: Mapping[str, str] = os.environ) -> ServiceParser
     workers = "processes that check signatures; 0: none but this one (default: as many as cores, 4 at most)"
     if role == "sequencer":
         add("--workers", workers, read=read_integer(0, MAX_WORKERS), metavar="N")
-    pace = "least time between two L2 blocks, in ms (default 250)"
-    add("--block-ms", pace, 250, read=read_integer(1, 3_600_000), metavar="MS")
+    pace = f"least time between two L2 blocks, in ms (default {BLOCK_MS})"
+    add("--block-ms", pace, BLOCK_MS, read=read_integer(1, 3_600_000), metavar="MS")
     add_fault_options(options)
     return options
 

@@ -41,7 +41,7 @@ ModelName = Annotated[
 Validators = Annotated[int | None, _integer("--validators", 1, 32, "L1 validators. Default 4.")]
 SlotMs = Annotated[int | None, _integer("--slot-ms", 50, 60_000, "L1 slot, in ms. Default 1000.")]
 BlockMs = Annotated[
-    int | None, _integer("--block-ms", 1, 60_000, "Least time between L2 blocks, in ms. Default 250.")
+    int | None, _integer("--block-ms", 1, 60_000, "Least time between L2 blocks, in ms. Default 10.")
 ]
 Window = Annotated[
     int | None, _integer("--window", 1, 1_000_000, "The challenge window, in L1 blocks. Default 100.")

@@ -11,6 +11,7 @@ from rollup_stack import Stack, stack_at
 from chainkit.backend import SubmitResult
 from chainkit.codec import from_json, to_json
 from chainkit.transaction import SignedTransaction, Transfer
+from rollup import node as node_module
 from rollup.backend import READY_LAG, RollupBackend, batch_json
 from rollup.faults import Fault
 from rollup.receipt import SequencerReceipt
@@ -156,3 +157,22 @@ def test_a_receipt_is_given_when_the_disk_has_its_block(stack: Stack) -> None:
         assert not api._included, "nobody is waited for who has gone"
 
     asyncio.run(wait())
+
+
+def test_what_l1_does_not_take_is_refused_in_the_end(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    api, node = backend(stack), stack.sequencer.node
+    stack.sequencer.faults.set(Fault("withhold"))  # nothing is posted, as if L1 took nothing
+    wires = [l2_transfer("alice", n, "bob", 5) for n in range(4)]
+    monkeypatch.setattr(node_module, "MAX_UNPOSTED_BYTES", 2 * len(wires[0]))
+    codes = []
+    for wire in wires:
+        (result,) = submit(api, wire)
+        codes.append(result.code)
+        stack.step()
+    assert codes == ["", "", "", "l1_behind"]
+    assert node.local.transaction_bytes == 3 * len(wires[0]) == api.metrics()["unposted_bytes"]
+    stack.sequencer.faults.clear("withhold")
+    for _ in range(40):
+        stack.step()
+    (result,) = submit(api, wires[3])
+    assert (result.accepted, node.local.transaction_bytes) == (True, 0), "what L1 has taken makes room"
