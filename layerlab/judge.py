@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 Plain = Any  # what MessagePack decodes to: int, str, bytes, list
+PLAIN_BATCH, PACKED_BATCH = b"\x00", b"\x01"
 
 
 class JudgeError(Exception):
@@ -285,6 +286,17 @@ def _check_payouts(
     }
 
 
+def _blocks(data: bytes) -> Plain:
+    """``[time, inbox messages, transactions]`` of each L2 block in batch data, of either format (PROTOCOL.md)."""
+    content = zlib.decompressobj()  # a packed batch's signatures follow the compressed part
+    found = _plain(content.decompress(data[1:]))
+    if data[:1] == PACKED_BATCH:
+        return found[2]
+    if data[:1] != PLAIN_BATCH:
+        raise JudgeError("batch data of an unknown format")
+    return found
+
+
 def _check_credits(
     exhibit: Exhibit, events: Sequence[tuple[str, list[Plain], Plain]], bridge: dict[str, Any]
 ) -> dict[str, Any]:
@@ -296,7 +308,7 @@ def _check_credits(
     for index in finalized:
         record, action = submitted[index]
         parent, inbox_to, data, _ = _plain(action[3])
-        blocks = _plain(zlib.decompress(data[1:]))
+        blocks = _blocks(data)
         in_line = in_line and record[5] == cursor and parent == record[1]
         cursor += sum(block[1] for block in blocks)
         in_line = in_line and inbox_to == record[6] == cursor
