@@ -24,6 +24,7 @@ from chainkit.chain import Chain, ExecutedBlock
 from chainkit.client import ChainClient
 from chainkit.events import EventLog
 from chainkit.follower import Follower, FollowerCore
+from chainkit.known import open_chain
 from chainkit.options import (
     ServiceParser,
     data_directory,
@@ -72,9 +73,10 @@ async def create(
     """
     params = bridge_params(l1)
     executor = ThreadPoolExecutor(SIGNATURE_THREADS, thread_name_prefix="verify")
+    l2 = open_chain(params.l2_genesis, data / "l2")
     opened = store(data / "l1", genesis_hash=l1.genesis_hash, role=ROLE)
     try:
-        state = BridgeState(l1, Derivation(params.l2_genesis, BRIDGE, executor))
+        state = BridgeState(l1, Derivation(params.l2_genesis, BRIDGE, executor, l2))
         events = EventLog(opened)
         # A request tries each node once and goes on to the next; the follower is as patient as it likes.
         options = {"timeout": SUBMIT_SECONDS, "retries": 0, **client_options}
@@ -163,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise StartupError(f"no L1 node; give addresses with {named('--l1')}")
         l2_urls = parse_urls("--l2", args.l2)
         make_clock(args)  # a wrong clock file is refused here as everywhere, though nothing here tells time
-        l1 = Chain(genesis)
+        l1 = open_chain(genesis, data_directory(args) / "l1")
         if is_committee(l1):
             return _start_committee(l1, args, l1_urls, l2_urls)
         if args.side_genesis:
