@@ -306,7 +306,10 @@ class Stack:
     # --- promises ---
 
     def check(self) -> None:
-        for member in (self.sequencer, self.verifier):  # what is at hand of the head's state is what its tree says
+        for member in (
+            self.sequencer,
+            self.verifier,
+        ):  # what is at hand of the head's state is what its tree says
             local = member.node.local
             assert all(local.head.tree.get(key) == value for key, value in local.at_hand().items())
         totals, derivation = self.totals, self.verifier.node.derivation
