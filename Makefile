@@ -7,7 +7,7 @@ JOBS ?= 1
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo up compare test lab-check compose-test sim lint format clean
+.PHONY: help demo up compare test lab-check compose-test sim bench bench-quick lint format clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +33,12 @@ compose-test: $(DEV_STAMP) ## Test the containers on a real Docker Engine
 sim: $(DEV_STAMP) ## Simulate the whole system under faults: SEEDS=20 (JOBS=2), or SEED=k alone (FAULTS=1,2 of it)
 	PYTHONPATH=tests/support $(BIN)/python -m simulation --seeds $(SEEDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
+
+bench: $(RUN_STAMP) ## Measure every figure of docs/PERFORMANCE.md on running services (ARGS="--only NAME --repeat 3")
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: $(RUN_STAMP) ## Every benchmark in miniature: fails if one does not run, never on a timing
+	$(BIN)/python -m benchmarks --quick $(ARGS)
 
 lint: $(DEV_STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
