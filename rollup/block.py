@@ -48,11 +48,23 @@ class L2Block:
     tree: Tree
     changes: dict[bytes, bytes]
     encoded: list["Encoded"] = field(default_factory=list, repr=False)
+    built_on: Bytes32 = b""
+    """Root of the state on which it was executed: its parent's, unless somebody lies."""
 
     @property
     def block(self) -> Block:
         """The block as the chain API serves it."""
         return Block(self.header, [encode(step) for step in self.steps])
+
+    def is_outcome_of(self, parent: "L2Block", time: int, steps: Sequence[Step]) -> bool:
+        """Whether `execute_block` with these arguments would make this very block: then it need not be run."""
+        return (
+            self.header.parent == parent.hash
+            and self.built_on == parent.tree.root
+            and self.tree.root == self.header.state_root  # not so if it was falsified since
+            and self.header.time == time
+            and self.steps == tuple(steps)
+        )
 
     def take_encoded(self) -> "Encoded":
         """The bytes that were hashed when the block was made. They are handed out once, to who writes them to
@@ -169,7 +181,17 @@ class BlockBuilder:
         )
         steps, receipts = tuple(self._steps), tuple(self._receipts)
         transactions = tuple(self._transactions)
-        return L2Block(header, header.hash(), steps, transactions, receipts, tree, changes, [encoded])
+        return L2Block(
+            header,
+            header.hash(),
+            steps,
+            transactions,
+            receipts,
+            tree,
+            changes,
+            [encoded],
+            parent.tree.root,
+        )
 
     def _append(self, step: Step, decoded: SignedTransaction | None, receipt: Receipt) -> Receipt:
         self._steps.append(step)

@@ -8,7 +8,7 @@ To restart, replay the stored L1 blocks (those without bridge transactions may b
 ``l1_state=None``, then call `Derivation.refresh` once with the newest final L1 state.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -25,9 +25,10 @@ from chainkit.genesis import Genesis
 from chainkit.merkle import Tree
 from chainkit.state import storage_key
 from chainkit.transaction import Call, SignedTransaction
+from rollup.ahead import check_ahead
 from rollup.batch import BatchBlock, BatchError
 from rollup.batch import steps_root as compute_steps_root
-from rollup.block import L2Block, block_steps, decode_transactions, execute_block, genesis_block
+from rollup.block import L2Block, block_steps, execute_block, genesis_block
 from rollup.contents import CommittedSteps, Contents, read_contents, step_hashes
 from rollup.derived import (
     BatchDerived,
@@ -90,6 +91,7 @@ class Derivation:
 
     ``executor``: threads for signature checks, or None to check in place. ``l2_chain``: that of ``l2_genesis``, if
     it is made already. ``resume``: what need not be executed again; if L1 says otherwise, `StaleResume` is raised.
+    ``made`` gives the block that this node made at a height, so that it is not run twice if L1 has the same.
     """
 
     l2_genesis: Genesis
@@ -97,6 +99,7 @@ class Derivation:
     executor: Executor | None = None
     l2_chain: Chain | None = None
     resume: Resume | None = None
+    made: Callable[[int], L2Block | None] | None = None
     inbox: list[InboxMessage] = field(default_factory=list)
     batches: dict[int, DerivedBatch] = field(default_factory=dict)
     disputes: dict[int, abi.Dispute] = field(default_factory=dict)
@@ -319,12 +322,16 @@ class Derivation:
             bodies.append(block_steps(messages, block.transactions))
         if cursor != record.inbox_to or cursor > len(self.inbox):
             raise DerivationError(f"batch {record.index} takes in inbox messages that are not there")
-        decoded = iter(
-            decode_transactions(self.rules, [step for body in bodies for step in body], self.executor)
-        )
         executed: list[L2Block] = []
-        for block, body in zip(blocks, bodies, strict=True):
-            transactions = [next(decoded) for _ in body]
+        for block, body in zip(blocks, bodies, strict=True):  # those in front that this node made itself
+            own = None if self.made is None else self.made(parent.header.height + 1)
+            if own is None or not own.is_outcome_of(parent, block.time, body):
+                break
+            executed.append(own)
+            parent = own
+        rest = bodies[len(executed) :]
+        checked = check_ahead(self.rules, rest, self.executor)
+        for block, body, transactions in zip(blocks[len(executed) :], rest, checked, strict=True):
             parent = execute_block(self.rules, parent, block.time, body, transactions)
             executed.append(parent)
         return executed

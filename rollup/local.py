@@ -193,6 +193,11 @@ class LocalChain:
         """The blocks in memory from height ``first`` to ``last``."""
         return [block for block in self.recent if first <= block.header.height <= last]
 
+    def at(self, height: int) -> L2Block | None:
+        """The block in memory at ``height``, if it is above the base."""
+        place = height - self.base.header.height - 1
+        return self.recent[place] if 0 <= place < len(self.recent) else None
+
     # --- disk ---
 
     def _remove_above(self, height: int, reason: str) -> None:

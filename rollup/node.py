@@ -142,6 +142,8 @@ class RollupNode:
             self.local.rewind(safe.end, safe.record.inbox_to, "a batch was reverted on L1")
         self._restore_lies()
         self._restore_pool()
+        if self.role == "sequencer":
+            self.derivation.made = self.local.at
 
     def _derive_again(self, seen: int) -> None:
         """From the L1 blocks on disk. Raises `StaleResume` before anything is written, or what `start` raises."""

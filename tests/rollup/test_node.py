@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bridge_harness import KEYS, SETTINGS, address, l2_transfer, l2_withdraw
@@ -10,8 +11,11 @@ from rollup_stack import DUMMY, Member, Stack, stack_at
 
 from bridge import abi
 from chainkit.codec import Bytes32, decode
+from chainkit.execution import Rules
 from chainkit.transaction import Call, SignedTransaction
+from rollup import derivation as derivation_module
 from rollup.batch import BatchBlock, encode_batch
+from rollup.block import L2Block
 from rollup.faults import Fault
 
 Check = Callable[[], bool]
@@ -589,3 +593,33 @@ def test_a_withdrawal_goes_all_the_way_out(stack: Stack) -> None:
     assert stack.codes("claim") == ["", "already_claimed"]
     assert stack.balance("dave") == had + 12_345
     assert KEYS["dave"].address == record.recipient
+
+
+def test_a_sequencer_does_not_run_its_own_blocks_twice_but_those_of_a_lie(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: list[int] = []
+    real = derivation_module.execute_block
+
+    def counted(rules: Rules, parent: L2Block, *rest: Any) -> L2Block:
+        run.append(parent.header.height + 1)
+        return real(rules, parent, *rest)
+
+    node = stack.sequencer.node
+    monkeypatch.setattr(derivation_module, "execute_block", counted)
+    stack.verifier.faults.set(Fault("asleep"))
+    stack.transfer("alice", "bob", 4)
+    while node.derivation.head == 0:
+        stack.step()
+    heights = [block.header.height for block in node.derivation.batches[1].l2_blocks]
+    assert sorted(run) == heights, "only the verifier ran them"
+    assert node.derivation.batches[1].matches
+
+    run.clear()
+    stack.sequencer.faults.set(Fault("steal"))
+    stack.transfer("alice", "bob", 5)
+    while node.derivation.head == 1:
+        stack.step()
+    lie = node.derivation.batches[2]
+    assert not lie.matches, "the liar knows the true root"
+    assert lie.computed_root == stack.verifier.node.derivation.batches[2].computed_root
