@@ -25,10 +25,9 @@ from chainkit.genesis import Genesis
 from chainkit.merkle import Tree
 from chainkit.state import storage_key
 from chainkit.transaction import Call, SignedTransaction
-from rollup.ahead import check_ahead
 from rollup.batch import BatchBlock, BatchError
 from rollup.batch import steps_root as compute_steps_root
-from rollup.block import L2Block, block_steps, execute_block, genesis_block
+from rollup.block import L2Block, block_steps, decode_transactions, execute_block, genesis_block
 from rollup.contents import CommittedSteps, Contents, read_contents, step_hashes
 from rollup.derived import (
     BatchDerived,
@@ -330,8 +329,11 @@ class Derivation:
             executed.append(own)
             parent = own
         rest = bodies[len(executed) :]
-        checked = check_ahead(self.rules, rest, self.executor)
-        for block, body, transactions in zip(blocks[len(executed) :], rest, checked, strict=True):
+        decoded = iter(
+            decode_transactions(self.rules, [step for body in rest for step in body], self.executor)
+        )
+        for block, body in zip(blocks[len(executed) :], rest, strict=True):
+            transactions = [next(decoded) for _ in body]
             parent = execute_block(self.rules, parent, block.time, body, transactions)
             executed.append(parent)
         return executed
