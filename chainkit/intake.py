@@ -13,7 +13,7 @@ import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chainkit.backend import ChainBackend, SubmitResult
-from chainkit.codec import Bytes32, to_json
+from chainkit.codec import Address, Bytes32, to_json
 from chainkit.execution import InvalidTransaction
 from chainkit.problems import MEDIA_TYPE, Problem
 from chainkit.signature_pool import SignaturePool
@@ -45,14 +45,20 @@ _to_msgpack = msgspec.msgpack.Encoder().encode
 
 
 class Intake:
-    """Takes transactions for a backend. ``included`` None: this chain does not let clients wait for a block."""
+    """Takes transactions for a backend. ``included`` None: this chain does not let clients wait for a block;
+    ``is_account`` as in `check_submitted`."""
 
     def __init__(
-        self, backend: ChainBackend, pool: SignaturePool | None = None, included: Included | None = None
+        self,
+        backend: ChainBackend,
+        pool: SignaturePool | None = None,
+        included: Included | None = None,
+        is_account: Callable[[Address], bool] | None = None,
     ) -> None:
         self._backend = backend
         self._pool = pool or SignaturePool()
         self._included = included
+        self._is_account = is_account
 
     async def submit(
         self, transactions: Sequence[SignedTransaction], wait_ms: int = 0
@@ -75,7 +81,7 @@ class Intake:
 
     def _refusal(self, tx: SignedTransaction) -> SubmitResult | None:
         try:
-            check_submitted(self._backend.rules, tx)
+            check_submitted(self._backend.rules, tx, self._is_account)
         except InvalidTransaction as refusal:
             return SubmitResult(tx.id, False, refusal.code, refusal.message)
         return None

@@ -38,9 +38,9 @@ _log = logging.getLogger("layerlab.signatures")
 
 
 def default_workers() -> int:
-    """As many as this process has cores, four at most; none on a single core."""
+    """One fewer than this process has cores, four at most: execution takes the core that is left."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_DEFAULT) if cores > 1 else 0
+    return min(cores - 1, MAX_DEFAULT)
 
 
 _Items = Sequence[SignedTransaction]

@@ -4,13 +4,14 @@ Responsible for the bodies of ``POST /transactions``, strictly typed and bounded
 gas and fees of a devnet request. Must not know of HTTP beyond the `Problem` that it raises, nor of the pool.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from msgspec import Meta
 from msgspec import inspect as mi
 
 from chainkit.backend import Head
-from chainkit.codec import U53, CodecError, Record, decode, encode, from_json, parse_hex, parse_json
+from chainkit.codec import U53, Address, CodecError, Record, decode, encode, from_json, parse_hex, parse_json
 from chainkit.contract import BLOCK_KEY, BlockEnvironment, Method
 from chainkit.execution import (
     InvalidTransaction,
@@ -228,13 +229,20 @@ def _address_of(devnet: Genesis, value: Any) -> Any:
 # --- checking and filling in ------------------------------------------------------------------------------
 
 
-def check_submitted(rules: Rules, tx: SignedTransaction) -> None:
-    """The checks that need no state. Raises `InvalidTransaction`."""
+def check_submitted(
+    rules: Rules, tx: SignedTransaction, is_account: Callable[[Address], bool] | None = None
+) -> None:
+    """The checks that need no state. Raises `InvalidTransaction`.
+
+    ``is_account`` tells of recipients that exist already: their keys were checked, which costs as much as a signature.
+    """
     if not tx.signature_valid() and not is_valid_address(tx.body.sender):  # a valid signature has a valid key
         raise InvalidTransaction("invalid_address", "the sender is not a valid Ed25519 public key")
     action = tx.body.action
-    if isinstance(action, Transfer) and not is_valid_address(action.to) and action.to not in rules.reserved:
-        raise InvalidTransaction("invalid_address", "the recipient is not a valid Ed25519 public key")
+    if isinstance(action, Transfer) and action.to not in rules.reserved:
+        known = is_account is not None and is_account(action.to)
+        if not known and not is_valid_address(action.to):
+            raise InvalidTransaction("invalid_address", "the recipient is not a valid Ed25519 public key")
     check_stateless(rules, tx)
 
 

@@ -166,6 +166,10 @@ class RollupBackend:
             return SubmitResult(tx.id, known, refusal.code, refusal.message)
         return SubmitResult(tx.id, True)
 
+    def is_account(self, address: Address) -> bool:
+        """Whether there is such an account at the head."""
+        return self.node.local.view.has_account(address)
+
     async def included(
         self, tx_ids: Sequence[Bytes32], seconds: float
     ) -> Mapping[Bytes32, Mapping[str, Any]]:

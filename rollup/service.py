@@ -100,7 +100,7 @@ class RollupService:
         self.backend = RollupBackend(node, lambda: self.follower.heard_final, self._wake.set)
         self.pool = pool or SignaturePool()
         included = self.backend.included if node.role == "sequencer" else None
-        self.intake = Intake(self.backend, self.pool, included)
+        self.intake = Intake(self.backend, self.pool, included, self.backend.is_account)
 
     def now_ms(self) -> int:
         return int(self.clock.now() * 1000)
@@ -254,7 +254,7 @@ def parser(role: Role, environ: Mapping[str, str] = os.environ) -> ServiceParser
     add = options.setting
     add("--l1-genesis", "genesis file of L1; the rollup's own genesis is in it", metavar="FILE")
     add("--l1", "addresses of L1 nodes, with commas between them", "http://127.0.0.1:8545", metavar="URLS")
-    workers = "processes that check signatures; 0: none but this one (default: as many as cores, 4 at most)"
+    workers = "processes that check signatures; 0: none but this one (default: one fewer than cores, 4 at most)"
     if role == "sequencer":
         add("--workers", workers, read=read_integer(0, MAX_WORKERS), metavar="N")
     pace = f"least time between two L2 blocks, in ms (default {BLOCK_MS})"
