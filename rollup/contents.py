@@ -11,6 +11,7 @@ dispute comes down to that one step; then whoever proves it opens them against t
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Protocol
 
 from chainkit.codec import Address, Bytes32, encode
 from chainkit.hashing import tagged_hash
@@ -20,6 +21,24 @@ from rollup.directory import Directory
 from rollup.packing import VERSION as PACKED
 from rollup.packing import Packed, PackedBlock, numbers_of, pack, unpack, unpack_batch
 from rollup.stf import BeginBlock, Step, Transact, step_hash
+
+
+class Addresses(Protocol):
+    """A directory, as far as unpacking needs one."""
+
+    def __getitem__(self, number: int, /) -> Address:
+        """The address with a number. Raises `IndexError`."""
+
+
+class Extended:
+    """A directory with addresses behind it that are not in it yet."""
+
+    def __init__(self, directory: Directory, fresh: Sequence[Address]) -> None:
+        self._directory, self._fresh = directory, fresh
+
+    def __getitem__(self, number: int, /) -> Address:
+        known = len(self._directory)
+        return self._directory[number] if number < known else self._fresh[number - known]
 
 
 @dataclass(frozen=True)
@@ -46,7 +65,7 @@ class Contents:
         pairs = zip(self.transactions, self.committed, strict=True)
         return [step_hash(Transact(tx)) if isinstance(tx, bytes) else packed_hash(data) for tx, data in pairs]
 
-    def wires(self, directory: Directory, chain_id: int) -> list[BatchBlock]:
+    def wires(self, directory: Addresses, chain_id: int) -> list[BatchBlock]:
         """The blocks with their transactions' wire bytes; ``directory`` has the batch's own addresses already."""
         wires = (
             tx if isinstance(tx, bytes) else unpack(tx, chain_id, directory.__getitem__)

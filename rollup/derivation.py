@@ -18,17 +18,17 @@ import msgspec
 from bridge import abi
 from chainkit.block import Header
 from chainkit.chain import Chain
-from chainkit.codec import Bytes32, CodecError, Record, decode
+from chainkit.codec import Address, Bytes32, CodecError, Record, decode
 from chainkit.contract import Event
 from chainkit.execution import Receipt
 from chainkit.genesis import Genesis
 from chainkit.merkle import Tree
 from chainkit.state import storage_key
-from chainkit.transaction import Call, SignedTransaction
+from chainkit.transaction import Call, SignedTransaction, verify_signatures
 from rollup.batch import BatchBlock, BatchError
 from rollup.batch import steps_root as compute_steps_root
-from rollup.block import L2Block, block_steps, decode_transactions, execute_block, genesis_block
-from rollup.contents import CommittedSteps, Contents, read_contents, step_hashes
+from rollup.block import L2Block, block_steps, decode_transaction, execute_block, genesis_block
+from rollup.contents import CommittedSteps, Contents, Extended, read_contents, step_hashes
 from rollup.derived import (
     BatchDerived,
     BatchFinalized,
@@ -48,7 +48,7 @@ from rollup.derived import (
     without_steps,
 )
 from rollup.directory import Directory
-from rollup.stf import Deposit, Forced, step_hash
+from rollup.stf import Deposit, Forced, Step, Transact, step_hash
 
 __all__ = [
     "BatchDerived",
@@ -122,6 +122,7 @@ class Derivation:
         start = self._start()
         self.batches[abi.GENESIS_BATCH] = genesis_batch(start)
         self._disputes_read = 0
+        self._prepared: dict[bytes, SignedTransaction] = {}
         self._safe = abi.GENESIS_BATCH
         self._finalized_true = abi.GENESIS_BATCH
 
@@ -170,6 +171,27 @@ class Derivation:
 
     # --- input ---
 
+    def prepare(self, transactions: Sequence[L1Transaction]) -> list[SignedTransaction]:
+        """The L2 transactions in the batches of the next L1 block, whose signatures the caller may have checked, in its
+        own way and time, before `apply_l1_block` takes them from here. Whatever is left out is checked there."""
+        fresh: list[Address] = []
+        found: list[SignedTransaction] = []
+        for tx, receipt in transactions:
+            if not receipt.success or not is_batch(tx, self.bridge):
+                continue
+            try:
+                contents = _batch_data(tx, self.bridge, len(self.directory) + len(fresh))
+            except DerivationError:
+                break  # `apply_l1_block` says so
+            fresh += contents.addresses
+            if self.resume is None or len(self.batches) > self.resume.batch:
+                blocks = contents.wires(Extended(self.directory, fresh), self.rules.chain_id)
+                steps = [Transact(wire) for block in blocks for wire in block.transactions]
+                decoded = [decode_transaction(self.rules, step) for step in steps]
+                found += [transaction for transaction in decoded if transaction is not None]
+        self._prepared = {tx.wire: tx for tx in found}
+        return found
+
     def apply_l1_block(
         self, header: Header, transactions: Sequence[L1Transaction], l1_state: Tree | None
     ) -> list[DerivationEvent]:
@@ -187,6 +209,7 @@ class Derivation:
                 for record in self._bridge_events(receipt.events):
                     events.extend(self._apply_event(record, header.height, tx))
         self.l1_height = header.height
+        self._prepared = {}
         if l1_state is not None:
             events.extend(self.refresh(l1_state))
         return events
@@ -329,14 +352,22 @@ class Derivation:
             executed.append(own)
             parent = own
         rest = bodies[len(executed) :]
-        decoded = iter(
-            decode_transactions(self.rules, [step for body in rest for step in body], self.executor)
-        )
+        decoded = iter(self._checked([step for body in rest for step in body]))
         for block, body in zip(blocks[len(executed) :], rest, strict=True):
             transactions = [next(decoded) for _ in body]
             parent = execute_block(self.rules, parent, block.time, body, transactions)
             executed.append(parent)
         return executed
+
+    def _checked(self, steps: Sequence[Step]) -> list[SignedTransaction | None]:
+        """Each step's transaction, its signature checked; those that `prepare` gave out are taken as they came back."""
+        decoded = [
+            (self._prepared.get(step.transaction) if isinstance(step, Transact) else None)
+            or decode_transaction(self.rules, step)
+            for step in steps
+        ]
+        verify_signatures([tx for tx in decoded if tx is not None], self.executor)
+        return decoded
 
     def _revert(self, event: abi.BatchReverted, height: int) -> list[DerivationEvent]:
         """Undo a batch and all after it, last first. A second word on one already undone says nothing."""
@@ -386,10 +417,16 @@ class Derivation:
         return index
 
 
+def is_batch(tx: SignedTransaction, bridge: str) -> bool:
+    """Whether an L1 transaction submits a batch."""
+    action = tx.body.action
+    return isinstance(action, Call) and (action.contract, action.method) == (bridge, "submit_batch")
+
+
 def _batch_data(tx: SignedTransaction, bridge: str, addresses: int) -> Contents:
     """What is in the calldata of a transaction that submitted a batch."""
     action = tx.body.action
-    if not isinstance(action, Call) or (action.contract, action.method) != (bridge, "submit_batch"):
+    if not isinstance(action, Call) or not is_batch(tx, bridge):
         raise DerivationError("a batch was submitted by something else than a top-level call")
     try:
         return read_contents(decode(abi.SubmitBatchArgs, action.args).data, addresses)

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from bridge.abi import BridgeParams
 from chainkit.api import chain_router
 from chainkit.block import Certificate
-from chainkit.chain import Chain, ExecutedBlock
+from chainkit.chain import Chain, ExecutedBlock, executed_transactions
 from chainkit.client import ChainClient
 from chainkit.clock import Clock, wait_virtual
 from chainkit.events import EventLog
@@ -113,6 +113,9 @@ class RollupService:
         self.node.events.append("L1CallReverted", data, height=self.node.l1_height, source=self.node.role)
 
     async def _on_final(self, executed: ExecutedBlock, certificate: Certificate) -> None:
+        if self.node.role == "verifier":  # a sequencer has made, and so checked, what it derives
+            signed = self.node.derivation.prepare(executed_transactions(executed))
+            await self.pool.verify(signed)
         self.node.on_l1_final(executed, certificate)
         self.outbox.on_l1_final(executed)
         self._wake.set()
@@ -212,8 +215,8 @@ async def create(
 ) -> tuple[Service, RollupService]:
     """A node with its loops, ready to serve. Raises what cannot start.
 
-    ``workers`` processes check the signatures of what is submitted; 0: this one does. ``client`` asks L1 and
-    ``store`` keeps what must last: a simulation brings its own.
+    ``workers`` processes check the signatures of what is submitted, or stands in batches; 0: this one does.
+    ``client`` asks L1 and ``store`` keeps what must last: a simulation brings its own.
     """
     params = bridge_params(l1)
     executor = ThreadPoolExecutor(SIGNATURE_THREADS, thread_name_prefix="verify")
@@ -255,18 +258,14 @@ def parser(role: Role, environ: Mapping[str, str] = os.environ) -> ServiceParser
     add("--l1-genesis", "genesis file of L1; the rollup's own genesis is in it", metavar="FILE")
     add("--l1", "addresses of L1 nodes, with commas between them", "http://127.0.0.1:8545", metavar="URLS")
     workers = "processes that check signatures; 0: none but this one (default: one fewer than cores, 4 at most)"
-    if role == "sequencer":
-        add("--workers", workers, read=read_integer(0, MAX_WORKERS), metavar="N")
+    add("--workers", workers, read=read_integer(0, MAX_WORKERS), metavar="N")
     pace = f"least time between two L2 blocks, in ms (default {BLOCK_MS})"
     add("--block-ms", pace, BLOCK_MS, read=read_integer(1, 3_600_000), metavar="MS")
     add_fault_options(options)
     return options
 
 
-def _workers(role: Role, args: argparse.Namespace) -> int:
-    """A verifier takes no transactions: it needs none."""
-    if role == "verifier":
-        return 0
+def _workers(args: argparse.Namespace) -> int:
     given: int | None = args.workers
     return default_workers() if given is None else given
 
@@ -305,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             key,
             block_ms=args.block_ms,
             fault_token=token,
-            workers=_workers(chosen, args),
+            workers=_workers(args),
         )
         return service
 

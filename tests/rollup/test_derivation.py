@@ -418,3 +418,30 @@ def test_a_true_batch_that_its_proposer_did_not_defend_is_no_longer_safe():
     assert [(e.batch, e.reason) for e in world.events(BatchReverted)] == [(2, "timeout")]
     assert world.derivation.safe_batch.index == world.derivation.head == 1
     assert summary(replay(world)) == summary(world.derivation)
+
+
+# --- signatures checked beforehand ---
+
+
+def test_what_was_checked_beforehand_is_taken_and_the_rest_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`prepare` changes nothing but who checks; a transaction that nobody checked is checked all the same."""
+    world = Followed()
+    good = l2_transfer("alice", 0, "bob", 7)
+    bad = good[:-1] + bytes([good[-1] ^ 1])
+    posted = world.post((0, [bad, good]))
+    pairs = list(executed_transactions(world.tip))
+    plain = Derivation(l2_genesis())
+    for told in (None, True):
+        other = plain.anew()
+        signed = other.prepare(pairs)
+        assert [tx.wire for tx in signed] == [bad, good]
+        if told:
+            for tx in signed:
+                tx.note_signature(tx.wire == good)
+            monkeypatch.setattr("chainkit.transaction.verify", None)
+        other.apply_l1_block(world.tip.header, pairs, None)
+        assert other.batches[1].computed_root == posted.end.root
+        assert other.batches[1].matches
+        assert other.prepare([]) == []
