@@ -257,7 +257,9 @@ def parser(role: Role, environ: Mapping[str, str] = os.environ) -> ServiceParser
     add = options.setting
     add("--l1-genesis", "genesis file of L1; the rollup's own genesis is in it", metavar="FILE")
     add("--l1", "addresses of L1 nodes, with commas between them", "http://127.0.0.1:8545", metavar="URLS")
-    workers = "processes that check signatures; 0: none but this one (default: one fewer than cores, 4 at most)"
+    workers = (
+        "processes that check signatures; 0: none but this one (default: one fewer than cores, 4 at most)"
+    )
     add("--workers", workers, read=read_integer(0, MAX_WORKERS), metavar="N")
     pace = f"least time between two L2 blocks, in ms (default {BLOCK_MS})"
     add("--block-ms", pace, BLOCK_MS, read=read_integer(1, 3_600_000), metavar="MS")
