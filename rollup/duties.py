@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from bridge import abi
-from chainkit.codec import Bytes32, encode
+from chainkit.codec import Bytes32, decode, encode
 from chainkit.transaction import Body, Call, Transfer
 from rollup import player
 from rollup.batch import BatchBlock
@@ -30,6 +30,9 @@ log = logging.getLogger("layerlab.rollup")
 
 ENVELOPE_BYTES = 4 * 1024
 """Of an L1 transaction, beside the batch data that it carries."""
+IN_FLIGHT = 4
+"""Batches on their way at once: each has a bond, and L1 takes no more than `abi.MAX_PENDING_BATCHES` before they are
+final."""
 PACKED_BYTES = 64 + 7 * 8
 """Of a packed transaction at most, beside addresses that are new and the action of a call."""
 SUBMIT_GAS = 3_000_000
@@ -64,14 +67,42 @@ def duties(node: RollupNode, batch_before_ms: int, under_way: Container[Key] = (
     if node.role == "verifier":
         yield from challenge_duties(node)
     elif ("batch", node.derivation.head) not in under_way:
-        duty = batch_duty(node, batch_before_ms)
-        if duty is not None:
-            yield duty
+        yield from batch_duties(node, batch_before_ms)
     yield from dispute_duties(node)
     yield from finalize_duties(node)
 
 
 # --- batches ---
+
+
+def batch_duties(node: RollupNode, before_ms: int) -> Iterator[Duty]:
+    """The next batch and, while more blocks wait than fit it, those that will stand on it.
+
+    L1 takes some slots to make a batch final; one at a time would bound how much is ever posted. Should the first not
+    land, L1 refuses the others for their parent, and all are made again.
+    """
+    first = batch_duty(node, before_ms)
+    if first is None:
+        return
+    yield first
+    derivation, taken = node.derivation, _posted_by(first)
+    totals = derivation.totals
+    if node.lies or node.faults.lie is not None or totals is None:
+        return
+    waiting = _unposted(node, derivation.head_batch)
+    inbox_to, parent = taken.inbox_to, totals.next_batch
+    blocks = _fitting(node, waiting, before_ms)
+    while len(waiting := waiting[len(blocks) :]) and parent < totals.next_batch + IN_FLIGHT - 1:
+        blocks = _fitting(node, waiting, before_ms)
+        if not blocks:
+            return
+        inbox_to += sum(inbox_count(block) for block in blocks)
+        yield _submit(node, parent, inbox_to, blocks, blocks[-1].tree.root)
+        parent += 1
+
+
+def _posted_by(duty: Duty) -> abi.SubmitBatchArgs:
+    return decode(abi.SubmitBatchArgs, duty.move.call.args)
 
 
 def batch_duty(node: RollupNode, before_ms: int) -> Duty | None:
@@ -89,16 +120,21 @@ def batch_duty(node: RollupNode, before_ms: int) -> Duty | None:
     if lie is not None:
         blocks = [block for block in blocks if block.header.height <= lie.last_block]
     root = blocks[-1].tree.root if lie is None else lie.root
+    inbox_to = head.record.inbox_to + sum(inbox_count(block) for block in blocks)
+    return _submit(node, head.index, inbox_to, blocks, root)
+
+
+def _submit(node: RollupNode, parent: int, inbox_to: int, blocks: list[L2Block], root: Bytes32) -> Duty:
+    derivation = node.derivation
     batch_blocks = [_batch_block(block) for block in blocks]
     data = write_contents(batch_blocks, derivation.rules.chain_id, derivation.directory)
-    inbox_to = head.record.inbox_to + sum(inbox_count(block) for block in blocks)
-    args = abi.SubmitBatchArgs(head.index, inbox_to, data, root)
+    args = abi.SubmitBatchArgs(parent, inbox_to, data, root)
     steps = sum(len(block.all_steps) for block in blocks)
     gas_limit = SUBMIT_GAS + SUBMIT_GAS_PER_BYTE * len(data) + SUBMIT_GAS_PER_STEP * steps
     assert derivation.settings is not None
     call = Call(derivation.bridge, "submit_batch", encode(args), derivation.settings.proposer_bond)
-    why = f"post {len(blocks)} L2 blocks ({steps} steps, {len(data)} bytes) on batch {head.index}"
-    return Duty(("batch", head.index), Move(call, gas_limit, why))
+    why = f"post {len(blocks)} L2 blocks ({steps} steps, {len(data)} bytes) on batch {parent}"
+    return Duty(("batch", parent), Move(call, gas_limit, why))
 
 
 def _postable(node: RollupNode, head: DerivedBatch, before_ms: int) -> list[L2Block]:

@@ -10,7 +10,7 @@ from rollup_stack import Stack, stack_at
 from bridge import abi
 from chainkit.codec import decode, encode
 from rollup.contents import Contents, read_contents
-from rollup.duties import batch_duty, duties
+from rollup.duties import IN_FLIGHT, batch_duty, duties
 from rollup.faults import Fault
 
 
@@ -106,3 +106,24 @@ def test_the_verifier_gives_the_proposer_time_to_finalize(stack: Stack) -> None:
     stack.step_until(lambda: stack.totals.final_batch == 1)
     assert stack.codes("finalize", "verifier") == [""]
     assert stack.height > stack.verifier.node.derivation.batches[1].record.challenge_until + 8
+
+
+def test_more_blocks_than_a_batch_takes_are_posted_as_a_line_of_batches(stack: Stack) -> None:
+    """All at once, each on the one before, and all of them land in one go."""
+    stack.sequencer.faults.set(Fault("withhold"))
+    node = stack.sequencer.node
+    for amount in range(SETTINGS.max_steps + 10):
+        stack.transfer("alice", "bob", amount + 1)
+        node.produce(stack.now())
+    stack.deposit()
+    stack.step(4)
+    stack.sequencer.node.switch.clear()
+    head, index = node.derivation.head, node.derivation.totals.next_batch  # type: ignore[union-attr]
+    posts = [duty for duty in duties(node, stack.now()) if duty.key[0] == "batch"]
+    args = [decode(abi.SubmitBatchArgs, duty.move.call.args) for duty in posts]
+    assert 2 < len(posts) <= IN_FLIGHT
+    assert [a.parent for a in args] == [head, *range(index, index + len(posts) - 1)]
+    assert len({duty.key for duty in posts}) == len(posts)
+    stack.step(4)
+    assert stack.codes("submit_batch")[: len(posts)] == [""] * len(posts)
+    assert stack.verifier.node.derivation.batches[index + len(posts) - 1].matches
