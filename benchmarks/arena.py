@@ -81,7 +81,7 @@ class Arena:
         return Batch(data, steps, CommittedSteps(contents, hashes, directory), tree, rules)
 
     def call(self, who: str, method: str, args: Record, value: int = 0) -> tuple[Receipt, float]:
-        """Run a call in an L1 block of its own; the receipt and the seconds that it took. Raises `AssertionError`."""
+        """Run a call in an L1 block of its own; the receipt and its CPU seconds. Raises `AssertionError`."""
         self.height += 1
         begin_block(
             self.rules,
@@ -93,9 +93,9 @@ class Arena:
         )
         tx = self._sign(who, Call("bridge", method, encode(args), value))
         tx.signature_valid()  # that of the L1 transaction is not the contract's work
-        begin = time.perf_counter()
+        begin = time.process_time()
         receipt = apply_transaction(self.rules, self.state, tx)
-        spent = time.perf_counter() - begin
+        spent = time.process_time() - begin
         self.state.end_step()
         if not receipt.success:
             raise AssertionError(f"{method}: {receipt.code} {receipt.message}")
@@ -117,7 +117,7 @@ class Arena:
         return decode(kind, self.state.get(storage_key("bridge", key)))
 
     def submit(self, batch: Batch, root: bytes) -> float:
-        """Post a batch that claims ``root``; the seconds that the contract took."""
+        """Post a batch that claims ``root``; the CPU seconds that the contract took."""
         args = abi.SubmitBatchArgs(parent=0, inbox_to=0, data=batch.data, state_root=root)
         read_contents.cache_clear()  # the contract decodes the batch itself
         return self.call("sequencer", "submit_batch", args, self.settings.proposer_bond)[1]

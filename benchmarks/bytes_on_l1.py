@@ -4,6 +4,8 @@ Services: L1 with one validator (0.2 s slots, so that batches land soon), the se
 accounts; batches that name no new address are counted apart from those that do (an address costs 32 bytes once).
 """
 
+from itertools import pairwise
+
 from benchmarks import workload
 from benchmarks.l2_bulk import SERVICES
 from benchmarks.lab import Figures, Lab, plain
@@ -24,11 +26,7 @@ def run(lab: Lab) -> Figures:
             submit(url, part, per_request=BULK, connections=2)
             wait_posted(stack)
         posted = batches(stack)
-    known = [
-        batch
-        for before, batch in zip(posted, posted[1:], strict=False)
-        if batch.addresses == before.addresses
-    ]
+    known = [batch for before, batch in pairwise(posted) if batch.addresses == before.addresses]
     first = [batch for batch in posted if batch not in known]
     if not known or sum(batch.transfers for batch in posted) != count:
         raise LoadError(f"{count} transfers were sent; on L1 are {posted}")

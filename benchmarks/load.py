@@ -26,6 +26,10 @@ class LoadError(Exception):
     """The service did not do what it was asked for."""
 
 
+class ClosedError(LoadError):
+    """The service closed the connection."""
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -60,7 +64,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._done is not None:
             self._done = None
-            self.lost(exc or LoadError("the service closed the connection"))
+            self.lost(exc or ClosedError("the service closed the connection"))
 
     def send(self, request: bytes, done: Callable[[int, bytes], None]) -> None:
         assert self._transport is not None
@@ -125,7 +129,12 @@ class Reader:
     async def get(self, path: str, *, missing: bool = False) -> Any:
         """Raises `LoadError` for anything but 200; with ``missing`` a 404 is None."""
         host = urlsplit(self._url).netloc
-        status, body = await self._connection.ask(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        try:
+            status, body = await self._connection.ask(request)
+        except (ClosedError, ConnectionError):  # as services do with a connection that was idle for a while
+            self._connection = await connect(self._url)
+            status, body = await self._connection.ask(request)
         if status == 404 and missing:
             return None
         if status != 200:

@@ -1,8 +1,8 @@
 """The contract's check of a batch of 10,000 transfers when it is posted.
 
 In process, on an L1 in memory: decoding the calldata, the directory of addresses, the hashes of all steps. It is what
-every validator does when a batch arrives. (By default an L1 transaction carries 256 KiB, some 3,500 transfers; the
-limit is lifted here so that the figure is of one batch.)
+every validator does when a batch arrives. CPU time. (By default an L1 transaction carries 256 KiB, some 3,500
+transfers; the limit is lifted here so that the figure is of one batch.)
 """
 
 from benchmarks.arena import Arena

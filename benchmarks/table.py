@@ -29,11 +29,12 @@ def read(path: Path) -> list[Line]:
     """The lines of a results file; the last of each benchmark counts. Raises `TableError`."""
     try:
         lines = [json.loads(text) for text in path.read_text().splitlines() if text.strip()]
+        named = {line["benchmark"]: line for line in lines}
     except OSError as error:
         raise TableError(f"{str(path)!r}: {error.strerror}") from None
-    except ValueError as error:
-        raise TableError(f"{str(path)!r} is no file of JSON lines: {error}") from None
-    return list({line["benchmark"]: line for line in lines}.values())
+    except (ValueError, TypeError, KeyError) as error:
+        raise TableError(f"{str(path)!r} is no file of result lines: {error}") from None
+    return list(named.values())
 
 
 def table(lines: Iterable[Line]) -> str:
