@@ -32,6 +32,7 @@ from chainkit.options import (
 )
 from chainkit.service import Service, StartupError, make_app, run
 from chainkit.store import Store
+from l1node.archive_api import archive_router
 from l1node.byzantine import ByzantineEngine
 from l1node.checkpoint import Checkpoint, parse_checkpoint
 from l1node.engine import Engine
@@ -117,6 +118,7 @@ async def create(
     app.include_router(chain_router(node))
     app.include_router(validator_router(node))
     app.include_router(p2p_router(node))
+    app.include_router(archive_router(node))
     if fault_token is not None:
         assert isinstance(node.engine, ByzantineEngine)
         node.faults = FaultSwitch(node.engine, chain.genesis)

@@ -6,6 +6,7 @@ Responsible for putting the groups together. Must not know what any verb does.
 import typer
 
 from layerlab.cli import (
+    audit,
     bridge,
     chain,
     compare,
@@ -37,6 +38,7 @@ snapshots.register(app)
 chain.register(app)
 bridge.register(app)
 withdraw.register(app)
+audit.register(app)
 disputes.register(app)
 faults.register(app)
 keys.register(app)
