@@ -66,6 +66,8 @@ class L1:
         self.height = self.slot = 0
         self._chain: list[tuple[int, Plain, Plain]] = []
         """(slot, header, transactions) of certified blocks that are not judged yet."""
+        self._slots: deque[int] = deque(maxlen=3)
+        """Those of the last blocks."""
         self.final = 0
         """Height of the last final block."""
         self.receipts: deque[Sequence[bytes]] = deque()
@@ -128,8 +130,8 @@ class L1:
         self._check_quorum(header, block_hash, certificate)
         self.hash, self.height, self.slot = block_hash, height, slot
         self._chain.append((slot, header, wires))
-        slots = [slot for slot, _, _ in self._chain[-3:]]
-        if len(slots) == 3 and slots == [slots[0], slots[0] + 1, slots[0] + 2]:
+        self._slots.append(slot)
+        if list(self._slots) == [slot - 2, slot - 1, slot]:
             self.final = height - 1
 
     def _check_quorum(self, header: Plain, block_hash: bytes, certificate: Plain) -> None:
