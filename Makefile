@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 20
+ROUNDS ?= 50
 JOBS ?= 1
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo up compare test lab-check compose-test sim bench bench-quick lint format clean
+.PHONY: help demo up compare test lab-check compose-test sim crash-test bench bench-quick lint format clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +34,10 @@ compose-test: $(DEV_STAMP) ## Test the containers on a real Docker Engine
 sim: $(DEV_STAMP) ## Simulate the whole system under faults: SEEDS=20 (JOBS=2), or SEED=k alone (FAULTS=1,2 of it)
 	PYTHONPATH=tests/support $(BIN)/python -m simulation --seeds $(SEEDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
+
+crash-test: $(DEV_STAMP) ## kill -9 services under load, break their disks: ROUNDS=50 (SEED=k)
+	$(BIN)/pytest tests/crash
+	PYTHONPATH=tests/support $(BIN)/python -m crashes --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(RUN_STAMP) ## Measure every figure of docs/PERFORMANCE.md on running services (ARGS="--only NAME --repeat 3")
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -5,6 +5,9 @@ does.
 
 Exit codes: 0 stopped by a signal, 1 a background task failed, 2 it could not start (one line on stderr).
 
+A service whose disk fails says so in one line and answers 503 until the disk can be written; then it begins anew
+(chainkit/disk_trouble.py).
+
 Order: bind the port, `create` the service, start its tasks, serve; on SIGTERM or SIGINT: end the event
 streams, finish the requests under way (3 s at most), cancel the tasks, close. A second signal does not wait.
 """
@@ -14,6 +17,7 @@ import contextlib
 import errno
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -22,10 +26,20 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chainkit.clock import ClockError
-from chainkit.datadir import DataDirError
+from chainkit.datadir import DataDirError, DiskTrouble
+from chainkit.disk_trouble import (
+    RESUMING,
+    OutOfOrder,
+    begin_anew,
+    disk_problem,
+    disk_trouble,
+    wait_until_writable,
+)
 from chainkit.genesis import GenesisError
 from chainkit.http_limits import HttpLimits
 from chainkit.keystore import KeyFileError
@@ -61,7 +75,7 @@ class Service:
     `EventLog.close`); ``close`` is awaited last, when nothing else runs (close the store).
     """
 
-    app: FastAPI
+    app: FastAPI | OutOfOrder
     tasks: Sequence[tuple[str, BackgroundTask]] = ()
     stopping: Sequence[Callable[[], None]] = ()
     close: Callable[[], Awaitable[None]] | None = None
@@ -85,8 +99,15 @@ def make_app(title: str, *, description: str = "", version: str = "0.1.0", **lim
     """An app with problem details for every error and `HttpLimits` (``limits`` are its parameters)."""
     app = FastAPI(title=title, description=description, version=version)
     install_problem_handlers(app)
+    app.add_exception_handler(DiskTrouble, _answer_trouble)
     app.add_middleware(HttpLimits, **limits)
     return app
+
+
+async def _answer_trouble(_: Request, error: Exception) -> Response:
+    trouble = disk_trouble(error)
+    assert trouble is not None
+    return disk_problem(trouble).response()
 
 
 def run(create: Create, options: RunOptions) -> int:
@@ -102,9 +123,13 @@ def run(create: Create, options: RunOptions) -> int:
         return _cannot_start(options, error)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_Run(create, options, listener).main())
+            main = _Run(create, options, listener)
+            code = runner.run(main.main())
     finally:
         listener.close()
+    if main.again:
+        begin_anew()
+    return code
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -178,6 +203,8 @@ class _Run:
     failed: bool = False
     signals: int = 0
     server: _Server | None = None
+    trouble: DiskTrouble | None = None
+    again: bool = False
 
     async def main(self) -> int:
         self._handle_signals()
@@ -186,6 +213,9 @@ class _Run:
         try:
             service = await self._create()
         except STARTUP_ERRORS as error:
+            self.trouble = disk_trouble(error)
+            if self.trouble is not None and RESUMING in os.environ:
+                return await self._out_of_order(self.trouble)
             return _cannot_start(self.options, error)
         except Exception:  # noqa: BLE001 - the last resort of the process
             _log.exception("the service could not start")
@@ -197,7 +227,20 @@ class _Run:
             await self._serve(service)
         finally:
             await self._close(service)
+        if self.trouble is not None and not self.signals:
+            return await self._out_of_order(self.trouble)
         return EXIT_FAILED if self.failed else 0
+
+    async def _out_of_order(self, trouble: DiskTrouble) -> int:
+        """Answer 503 until the disk can be written, then begin anew; 0 if a signal comes first."""
+        _log.error("out of order: %s", one_line(str(trouble)))
+        self.stop = asyncio.Event()
+        fixed = asyncio.create_task(wait_until_writable(trouble.path))
+        fixed.add_done_callback(lambda _: self.stop.set())
+        await self._serve(Service(OutOfOrder(trouble)))
+        self.again = fixed.done() and not self.signals
+        fixed.cancel()
+        return 0
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -224,10 +267,10 @@ class _Run:
 
     async def _serve(self, service: Service) -> None:
         config = uvicorn.Config(
-            service.app,
+            self._until_trouble(service.app),
             http="httptools",
             ws="none",
-            lifespan="on",
+            lifespan="off" if isinstance(service.app, OutOfOrder) else "on",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -236,7 +279,7 @@ class _Run:
         )
         self.server = server = _Server(config)
         tasks = [asyncio.create_task(self._supervised(name, task), name=name) for name, task in service.tasks]
-        serving = asyncio.create_task(server.serve(sockets=[self.listener]), name="http")
+        serving = asyncio.create_task(server.serve(sockets=[self.listener.dup()]), name="http")
         serving.add_done_callback(lambda _: self.stop.set())
         port = self.listener.getsockname()[1]
         _log.info("serving", extra={"fields": {"host": self.options.host, "port": port}})
@@ -258,16 +301,30 @@ class _Run:
             for task in left:
                 _log.warning("a task did not stop", extra={"fields": {"task": task.get_name()}})
 
+    def _until_trouble(self, app: ASGIApp) -> ASGIApp:
+        """What is in memory may be ahead of a disk that failed: nothing of it is told to anyone from then on."""
+
+        async def gate(scope: Scope, receive: Receive, send: Send) -> None:
+            if self.trouble is None or scope["type"] != "http":
+                await app(scope, receive, send)
+            else:
+                await OutOfOrder(self.trouble)(scope, receive, send)
+
+        return gate
+
     async def _supervised(self, name: str, task: BackgroundTask) -> None:
         try:
             await task()
         except asyncio.CancelledError:
             raise
-        except Exception:  # noqa: BLE001 - whatever it is, the process ends of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process ends of it
+            self.stop.set()
+            self.trouble = self.trouble or disk_trouble(error)
+            if self.trouble is not None:
+                return
             # Better gone than limping: what starts services sees an exit code, not a half-dead process.
             _log.exception("a background task failed", extra={"fields": {"task": name}})
             self.failed = True
-            self.stop.set()
 
     async def _close(self, service: Service) -> None:
         if service.close is None:
@@ -275,9 +332,10 @@ class _Run:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await service.close()
-        except Exception:  # noqa: BLE001 - the last resort of the process
+        except Exception as error:  # noqa: BLE001 - the last resort of the process
             self.failed = True
-            _log.exception("closing failed")
+            if disk_trouble(error) is None:
+                _log.exception("closing failed")
 
 
 def collect_rarely() -> None:

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chainkit.codec import MAX_AMOUNT, Bytes32, decode, encode
-from chainkit.datadir import DataDirError, DataDirLock
+from chainkit.datadir import (
+    DISK_ADVICE,
+    DISK_ERRORS,
+    DataDirDiskError,
+    DataDirError,
+    DataDirLock,
+    DiskTrouble,
+)
 from chainkit.execution import Receipt
 from chainkit.merkle import Tree
 from chainkit.states import StoredState
@@ -44,6 +51,25 @@ CREATE TABLE events (
 
 class StoreError(Exception):
     """The store cannot be used; one line says why and what to do."""
+
+
+class StoreDiskError(StoreError, DiskTrouble):
+    """It cannot be used because its disk is full, read-only or failing. What was committed is whole."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+_DISK_CODES = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+)
+
+
+def _is_disk(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in DISK_ERRORS
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DISK_CODES
 
 
 class StoredBlock(NamedTuple):
@@ -110,6 +136,8 @@ class Store:
         try:
             self._lock = DataDirLock(path)
         except DataDirError as error:
+            if isinstance(error, DataDirDiskError):
+                raise StoreDiskError(str(error), path) from None
             raise StoreError(str(error)) from None
         try:
             self._db = self._open()
@@ -142,6 +170,10 @@ class Store:
 
     def _unusable(self, error: Exception) -> StoreError:
         reason = " ".join(str(error).split())
+        if _is_disk(error):
+            return StoreDiskError(
+                f"data file {str(self.file)!r} cannot be used ({reason}); {DISK_ADVICE}", self.path
+            )
         return StoreError(
             f"data file {str(self.file)!r} cannot be used ({reason}); restore it from a snapshot, or delete "
             f"the directory to start again from genesis"

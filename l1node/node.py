@@ -178,7 +178,7 @@ class L1Node:
     async def watch(self) -> None:
         """Return never, or raise `BrokenNodeError` once an action has failed."""
         await self._broke.wait()
-        raise BrokenNodeError(f"stopped to keep its promises: {self.broken}")
+        raise BrokenNodeError(f"stopped to keep its promises: {self.broken}") from self.broken
 
     def tick(self) -> None:
         """The engine's tick, and a report if one is due."""
@@ -296,7 +296,7 @@ class L1Node:
 
     def _check_broken(self) -> None:
         if self.broken is not None:
-            raise BrokenNodeError(f"the node stopped: {self.broken}")
+            raise BrokenNodeError(f"the node stopped: {self.broken}") from self.broken
 
     # --- evidence ---
 
@@ -527,9 +527,11 @@ class L1Node:
 
     async def close(self) -> None:
         """Keep the pool, and let go of the disk."""
-        if self.broken is None:
-            self.disk.set_pool(list(self.pool))
-        self.disk.store.close()
+        try:
+            if self.broken is None:
+                self.disk.set_pool(list(self.pool))
+        finally:
+            self.disk.store.close()
 
     def stop(self) -> None:
         """End every stream and every long poll now."""

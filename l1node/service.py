@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
+from fastapi import Request
+from starlette.responses import Response
 
 from chainkit.api import chain_router
 from chainkit.chain import Chain
@@ -30,6 +32,7 @@ from chainkit.options import (
     run_options,
     service_parser,
 )
+from chainkit.problems import Problem
 from chainkit.service import Service, StartupError, make_app, run
 from chainkit.store import Store
 from l1node.archive_api import archive_router
@@ -38,7 +41,7 @@ from l1node.checkpoint import Checkpoint, parse_checkpoint
 from l1node.engine import Engine
 from l1node.faults import FaultSwitch
 from l1node.gossip import Gossip
-from l1node.node import ROLE, L1Node
+from l1node.node import ROLE, BrokenNodeError, L1Node
 from l1node.p2p_api import p2p_router
 from l1node.sync import Sync
 from l1node.validator_api import validator_router
@@ -115,6 +118,7 @@ async def create(
         await node.close()
 
     app = make_app("layerlab L1 node", description="A validator of the proof-of-stake L1.")
+    app.add_exception_handler(BrokenNodeError, _answer_broken)
     app.include_router(chain_router(node))
     app.include_router(validator_router(node))
     app.include_router(p2p_router(node))
@@ -130,6 +134,11 @@ async def create(
         ("watch", node.watch),
     ]
     return Service(app, tasks, [node.stop], close), node
+
+
+async def _answer_broken(_: Request, error: Exception) -> Response:
+    """For the moment until the node has ended."""
+    return Problem(503, "node_broken", "The node stopped", str(error)).response()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

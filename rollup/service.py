@@ -162,9 +162,11 @@ class RollupService:
         await self.outbox.close()
         for client in self._clients:
             await client.aclose()
-        self.node.save_pool()
-        self.node.store.close()
-        self.node.replica.store.close()
+        try:
+            self.node.save_pool()
+        finally:
+            self.node.store.close()
+            self.node.replica.store.close()
 
 
 def batch_router(node: RollupNode) -> APIRouter:

@@ -8,12 +8,16 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from chainkit.keys import dev_keypair
+from chainkit.service import EXIT_STARTUP
+from crashes import disks
 from crashes.checks import Watch, final_checks, honoured, settle
+from crashes.disks import small_disks
 from crashes.load import Load
 from crashes.stack import VALIDATORS, CrashDevnet, Stack, config
 from crashes.streams import Stream
@@ -23,17 +27,25 @@ KINDS: Final = ("validator", "sequencer", "verifier", "bridge")
 TWO_AT_ONCE: Final = 4
 """One round in so many has two victims."""
 SETTLE_SECONDS: Final = 60.0
+KILL, FULL, FAILING, READ_ONLY = "kill", "disk full", "failing disk", "read-only disk"
+MISHAPS: Final = (FULL, FAILING, READ_ONLY)
+ON_SMALL_DISKS: Final = ("validator-3", "sequencer", "verifier", "bridge")
+"""Whose data lie on a disk of their own: one of each kind."""
+TROUBLE_SECONDS: Final = 15.0
+ADVICE: Final = "free some space on its disk or make it writable"
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Round:
-    """Kill ``victims`` after ``after`` seconds of load, start them again ``down`` seconds later."""
+    """After ``after`` seconds of load: SIGKILL for ``victims``, or trouble with the disk of the only one; ``down``
+    seconds later they are started again, or the disk is mended."""
 
     number: int
     victims: tuple[str, ...]
     after: float
     down: float
+    mishap: str = KILL
 
 
 def schedule(seed: int, rounds: int) -> list[Round]:
@@ -51,6 +63,17 @@ def schedule(seed: int, rounds: int) -> list[Round]:
     return plan
 
 
+def disk_rounds(seed: int, first: int) -> list[Round]:
+    """Each mishap for each kind of service, in an order that the seed draws."""
+    choice = random.Random(f"disks {seed}")
+    pairs = [(name, mishap) for name in ON_SMALL_DISKS for mishap in MISHAPS]
+    choice.shuffle(pairs)
+    return [
+        Round(number, (name,), choice.uniform(0.05, 0.5), choice.uniform(0.0, 0.5), mishap)
+        for number, (name, mishap) in enumerate(pairs, first)
+    ]
+
+
 def _one(kind: str, choice: random.Random) -> str:
     return f"validator-{choice.randrange(VALIDATORS)}" if kind == "validator" else kind
 
@@ -59,34 +82,45 @@ def replay_command(seed: int, rounds: int) -> str:
     return f"make crash-test ROUNDS={rounds} SEED={seed}"
 
 
-async def play(directory: Path, seed: int, rounds: int, say: Say) -> dict[str, Any]:
+async def play(
+    directory: Path, seed: int, rounds: int, say: Say, *, with_disks: bool = True
+) -> dict[str, Any]:
     """One run on a new devnet in ``directory``. Raises `Broken`; returns what was counted."""
     tap = Tap()
     await tap.start()
     devnet = CrashDevnet.create(directory, config(), with_parent=True)
     devnet.tell(tap.url)
-    try:
-        await asyncio.to_thread(devnet.up)
-        stack = Stack(devnet)
+    with ExitStack() as mounts:
+        plan = schedule(seed, rounds)
+        if with_disks:
+            plan += disk_rounds(seed, rounds + 1)
+            reason = mounts.enter_context(small_disks([devnet.layout.data(name) for name in ON_SMALL_DISKS]))
+            if reason:
+                say(f"SKIPPED: disk full and read-only disk, since nothing can be mounted here: {reason}")
+                plan = [turn for turn in plan if turn.mishap in (KILL, FAILING)]
         try:
-            return await _Run(stack, tap, seed, rounds, say).run()
+            await asyncio.to_thread(devnet.up)
+            stack = Stack(devnet)
+            try:
+                return await _Run(stack, tap, seed, plan, say).run()
+            finally:
+                await stack.close()
         finally:
-            await stack.close()
-    finally:
-        await asyncio.to_thread(devnet.supervisor.stop_all)
-        await tap.close()
+            await asyncio.to_thread(devnet.supervisor.stop_all)
+            await tap.close()
 
 
 class _Run:
-    def __init__(self, stack: Stack, tap: Tap, seed: int, rounds: int, say: Say) -> None:
+    def __init__(self, stack: Stack, tap: Tap, seed: int, plan: list[Round], say: Say) -> None:
         self.stack = stack
         self.tap = tap
         self.say = say
-        self.plan = schedule(seed, rounds)
+        self.plan = plan
         self.load = Load(stack, seed)
         self.watch = Watch(stack)
         self.streams = {name: Stream(name, stack.url(name)) for name in stack.config.services}
         self.killed: Counter[str] = Counter()
+        self.mishaps = 0
         self._checked = 0
         self._seconds: list[float] = []
 
@@ -122,6 +156,7 @@ class _Run:
             **counted,
             **self.load.done,
             "killed": dict(self.killed),
+            "disk_mishaps": self.mishaps,
             "votes_heard": self.tap.heard,
             "streams_resumed": sum(stream.resumed for stream in self.streams.values()),
             "seconds_a_round": round(sum(self._seconds) / max(1, len(self._seconds)), 2),
@@ -131,6 +166,21 @@ class _Run:
     async def _round(self, turn: Round) -> None:
         begin = time.monotonic()
         await asyncio.sleep(turn.after)
+        back = await {KILL: self._kill, FULL: self._fill, FAILING: self._fail, READ_ONLY: self._read_only}[
+            turn.mishap
+        ](turn)
+        await self._check()
+        seconds = time.monotonic() - begin
+        self._seconds.append(seconds)
+        done = " ".join(f"{count} {what}," for what, count in sorted(self.load.done.items()))
+        final = self.watch.furthest["validator-0"]
+        self.say(
+            f"round {turn.number}/{len(self.plan)}: {turn.mishap}: {' and '.join(turn.victims)}, back in {back:.1f} s; "
+            f"{done} "
+            f"{len(self.load.promises)} receipts, L1 final {final}; {seconds:.1f} s"
+        )
+
+    async def _kill(self, turn: Round) -> float:
         await self.stack.kill(turn.victims)
         self.killed.update("validator" if "validator" in name else name for name in turn.victims)
         for name in turn.victims:
@@ -138,18 +188,66 @@ class _Run:
                 address = dev_keypair(name).address
                 self.stack.check_disk(name, self.tap.votes[address], self.tap.proposals[address])
         await asyncio.sleep(turn.down)
-        back = time.monotonic()
+        begin = time.monotonic()
         await self.stack.start(turn.victims)
-        back = time.monotonic() - back
-        await self._check()
-        seconds = time.monotonic() - begin
-        self._seconds.append(seconds)
-        done = " ".join(f"{count} {what}," for what, count in sorted(self.load.done.items()))
-        final = self.watch.furthest["validator-0"]
-        self.say(
-            f"round {turn.number}/{len(self.plan)}: killed {' and '.join(turn.victims)}, back in {back:.1f} s; {done} "
-            f"{len(self.load.promises)} receipts, L1 final {final}; {seconds:.1f} s"
-        )
+        return time.monotonic() - begin
+
+    async def _fill(self, turn: Round) -> float:
+        """A full disk: one line, not ready; it goes on by itself when there is room again."""
+        (name,) = turn.victims
+        data, log = self.stack.devnet.layout.data(name), self.stack.devnet.layout.log(name)
+        start = log.stat().st_size
+        try:
+            disks.fill(data)
+            await self.stack.wait_for_trouble(name, TROUBLE_SECONDS)
+            await asyncio.sleep(turn.down)
+        finally:
+            disks.free(data)
+        said = log.read_text(errors="replace")[start:]
+        lines = [line for line in said.splitlines() if str(data) in line]
+        if len(lines) != 1 or ADVICE not in lines[0] or "Traceback" in said:
+            raise Broken(f"{name} did not tell of its full disk in one line: {said[-2000:]}")
+        return await self._back(name)
+
+    async def _fail(self, turn: Round) -> float:
+        """Every write fails while it runs: not ready; it goes on by itself when writes work again."""
+        (name,) = turn.victims
+        pid = self.stack.devnet.supervisor.running[name].pid
+        try:
+            disks.break_writes(pid, True)
+            await self.stack.wait_for_trouble(name, TROUBLE_SECONDS)
+            await asyncio.sleep(turn.down)
+        finally:
+            disks.break_writes(pid, False)
+        return await self._back(name)
+
+    async def _back(self, name: str) -> float:
+        begin = time.monotonic()
+        pid = self.stack.devnet.supervisor.running[name].pid
+        await self.stack.wait_ready([name])
+        if self.stack.devnet.supervisor.running[name].pid != pid:
+            raise Broken(f"{name} came back as another process")
+        self.mishaps += 1
+        return time.monotonic() - begin
+
+    async def _read_only(self, turn: Round) -> float:
+        """A disk that is read-only at the start: refused in one line; a start after it was mended is good."""
+        (name,) = turn.victims
+        data, supervisor = self.stack.devnet.layout.data(name), self.stack.devnet.supervisor
+        await self.stack.kill([name])
+        try:
+            disks.read_only(data, True)
+            await asyncio.to_thread(supervisor.start, name)
+            code = await self.stack.exit_code(name)
+            lines = supervisor.log_tail(name)
+            if code != EXIT_STARTUP or len(lines) != 1 or str(data) not in lines[0] or ADVICE not in lines[0]:
+                raise Broken(f"{name} on a read-only disk ended with {code}: {lines}")
+        finally:
+            disks.read_only(data, False)
+        self.mishaps += 1
+        begin = time.monotonic()
+        await self.stack.start([name])
+        return time.monotonic() - begin
 
     async def _check(self) -> None:
         """What can be looked at while the load goes on."""

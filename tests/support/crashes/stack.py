@@ -7,9 +7,10 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from subprocess import TimeoutExpired
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -115,6 +116,30 @@ class Stack:
                     raise Broken(f"{name} {'ended' if ended else 'is not ready'} after its restart: {tail}")
             if waiting:
                 await asyncio.sleep(POLL)
+
+    async def wait_for_trouble(self, name: str, seconds: float) -> None:
+        """Until the service says that its disk failed: alive, not ready. Raises `Broken`."""
+        loop = asyncio.get_running_loop()
+        deadline, told = loop.time() + seconds, "nothing"
+        while loop.time() < deadline:
+            with suppress(httpx.HTTPError):
+                answer = await self.http.get(self.url(name) + "/health/ready")
+                told = answer.text
+                if answer.status_code == 503 and answer.json()["code"] == "disk_failed":
+                    live = await self.http.get(self.url(name) + "/health/live")
+                    if str(self.devnet.layout.data(name)) not in told or live.status_code != 200:
+                        raise Broken(f"{name} does not say which disk failed: {told}")
+                    return
+            await asyncio.sleep(POLL)
+        raise Broken(f"{name} cannot write its disk and says after {seconds:g} s: {told[:300]}")
+
+    async def exit_code(self, name: str) -> int | None:
+        """Of a service that should end by itself; None if it does not in `READY_SECONDS`."""
+        child = self.devnet.supervisor._children[name]
+        try:
+            return await asyncio.to_thread(child.wait, READY_SECONDS)
+        except TimeoutExpired:
+            return None
 
     async def is_ready(self, name: str) -> bool:
         try:
