@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -22,6 +23,8 @@ _HTTP_CODES = {
     415: ("unsupported_media_type", "The body is of a kind that this address does not take"),
     503: ("unavailable", "Not now"),
 }
+
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's own term
@@ -78,7 +81,10 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        return _from_http(request, error).response(dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["allow"] = _allowed(request)
+        return _from_http(request, error).response(headers)
 
     @app.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> Response:
@@ -101,3 +107,22 @@ def _from_http(request: Request, error: HTTPException) -> Problem:
     if error.status_code == 404:
         detail = f"{request.method} {request.url.path[:100]} is not served here; see /docs"
     return Problem(error.status_code, code, title, detail)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of an address: a route knows its own only, and one address may have several routes."""
+    taken = (
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    )
+    return ", ".join(taken)
+
+
+class ProblemResponse(Response):
+    """The answer of a route that never does anything else than refuse."""
+
+    media_type = MEDIA_TYPE
