@@ -17,12 +17,14 @@ from bridge.committee_backend import CommitteeBackend
 from bridge.committee_follow import Lane, Passage
 from bridge.hints import tracked_of
 from bridge.params import AddressText, From, Id, Limit, page, parse_address, parse_id, unknown
-from bridge.routes_inbox import accepted, body_doc, early_json, failed_json, hash_of
+from bridge.routes_inbox import MOVES, accepted, body_doc, early_json, failed_json, hash_of
+from bridge.shapes import COMMITTEE_BRIDGE, COMMITTEE_STATUS, PASSAGE, SENT, WITHDRAWAL_PASSAGE
 from bridge.views_batches import Json
 from chainkit.codec import Bytes32, to_json
 from chainkit.genesis import genesis_to_json
+from chainkit.openapi import INTEGER, OBJECT, answers, listed, problems, shape
 from chainkit.ops_api import JsonResponse, events_router, health_router, metrics_router
-from chainkit.problems import Problem
+from chainkit.problems import Problem, ProblemResponse
 from chainkit.views import json_bytes
 
 _BATCHES = "a side chain orders its own blocks under its own validators: it posts no batches to L1"
@@ -64,20 +66,28 @@ def _overview(backend: CommitteeBackend) -> APIRouter:
     l1_genesis = json_bytes(genesis_to_json(backend.l1.genesis))
     l2_genesis = json_bytes(genesis_to_json(backend.side.genesis))
 
-    @router.get("/status", summary="Where the service stands: chains, heads, and whether the books hold")
+    @router.get(
+        "/status",
+        summary="Where the service stands: chains, heads, and whether the books hold",
+        responses=answers(COMMITTEE_STATUS),
+    )
     async def status() -> Response:
         return JsonResponse(backend.status())
 
-    @router.get("/bridge", summary="Parameters, the committee, totals, and the live invariant term by term")
+    @router.get(
+        "/bridge",
+        summary="Parameters, the committee, totals, and the live invariant term by term",
+        responses=answers(COMMITTEE_BRIDGE),
+    )
     async def bridge() -> Response:
         return JsonResponse(views.bridge_json(backend.state, backend.pair.heads_json()))
 
-    @router.get("/genesis", summary="L1's genesis file")
-    @router.get("/genesis/l1", summary="L1's genesis file")
+    @router.get("/genesis", summary="L1's genesis file", responses=answers(OBJECT))
+    @router.get("/genesis/l1", summary="L1's genesis file", responses=answers(OBJECT))
     async def l1() -> Response:
         return Response(l1_genesis, media_type="application/json")
 
-    @router.get("/genesis/l2", summary="The side chain's genesis file")
+    @router.get("/genesis/l2", summary="The side chain's genesis file", responses=answers(OBJECT))
     async def l2() -> Response:
         return Response(l2_genesis, media_type="application/json")
 
@@ -111,7 +121,10 @@ def _deposits(backend: CommitteeBackend) -> APIRouter:
         "/deposits",
         summary="Deposit: a signed L1 call of bridge.deposit, or on a devnet from, to and amount (gwei)",
         status_code=202,
-        openapi_extra=body_doc(devnet={"from": "alice", "to": "alice", "amount": 1_000_000_000}),
+        openapi_extra=body_doc(
+            MOVES, ("amount",), devnet={"from": "alice", "to": "alice", "amount": 1_000_000_000}
+        ),
+        responses=SENT | problems(409, 422, 429),
     )
     async def deposit(request: Request) -> Response:
         raw = await request.body()
@@ -121,13 +134,21 @@ def _deposits(backend: CommitteeBackend) -> APIRouter:
         backend.tracking.add(tx_id, tracked_of(write))
         return accepted(answer, id=to_json(tx_id), hash=to_json(tx_id), status="pending")
 
-    @router.get("/deposits", summary="Deposits in final L1 blocks, oldest first")
+    @router.get(
+        "/deposits",
+        summary="Deposits in final L1 blocks, oldest first",
+        responses=answers(shape(deposits=listed(PASSAGE), total=INTEGER)),
+    )
     async def deposits(address: AddressText | None = None, from_: From = None, limit: Limit = 20) -> Response:
         who = None if address is None else parse_address(backend.l1.genesis, address)
         found, total = _page(state.deposits, who, from_, limit)
         return JsonResponse({"deposits": [views.deposit_json(state, d) for d in found], "total": total})
 
-    @router.get("/deposits/{id}", summary="A deposit by index or L1 transaction hash: where it stands")
+    @router.get(
+        "/deposits/{id}",
+        summary="A deposit by index or L1 transaction hash: where it stands",
+        responses=answers(PASSAGE) | problems(404),
+    )
     async def one(id: Id) -> Response:  # noqa: A002 - the name in the address
         key = parse_id(id, "deposit")
         found = _find(state.deposits, key, "deposit")
@@ -165,7 +186,10 @@ def _withdrawals(backend: CommitteeBackend) -> APIRouter:
         "/withdrawals",
         summary="Withdraw: a signed side chain call of gateway.withdraw, or on a devnet from, to and amount (gwei)",
         status_code=202,
-        openapi_extra=body_doc(devnet={"from": "bob", "to": "bob", "amount": 1_000_000_000}),
+        openapi_extra=body_doc(
+            MOVES, ("amount",), devnet={"from": "bob", "to": "bob", "amount": 1_000_000_000}
+        ),
+        responses=SENT | problems(409, 422, 429),
     )
     async def withdraw(request: Request) -> Response:
         raw = await request.body()
@@ -175,7 +199,11 @@ def _withdrawals(backend: CommitteeBackend) -> APIRouter:
         backend.tracking.add(tx_id, tracked_of(write))
         return accepted(answer, id=to_json(tx_id), hash=to_json(tx_id), status=views.WAITING)
 
-    @router.get("/withdrawals", summary="Withdrawals by or to an address, oldest first")
+    @router.get(
+        "/withdrawals",
+        summary="Withdrawals by or to an address, oldest first",
+        responses=answers(shape(withdrawals=listed(WITHDRAWAL_PASSAGE), total=INTEGER)),
+    )
     async def withdrawals(
         address: AddressText | None = None, from_: From = None, limit: Limit = 20
     ) -> Response:
@@ -189,11 +217,18 @@ def _withdrawals(backend: CommitteeBackend) -> APIRouter:
     @router.get(
         "/withdrawals/{id}",
         summary="A withdrawal by index or side chain transaction hash: status, attestations, what it waits for",
+        responses=answers(WITHDRAWAL_PASSAGE) | problems(404),
     )
     async def one(id: Id) -> Response:  # noqa: A002 - the name in the address
         return JsonResponse(await _withdrawal(backend, id))
 
-    @router.post("/withdrawals/{id}/claim", summary="There is nothing to claim here: 409 says why")
+    @router.post(
+        "/withdrawals/{id}/claim",
+        summary="There is nothing to claim here: 409 says why",
+        status_code=409,
+        response_class=ProblemResponse,
+        responses=problems(404, 409),
+    )
     async def claim(id: Id) -> Response:  # noqa: A002 - the name in the address
         shown = await _withdrawal(backend, id)
         if shown["status"] == views.CLAIMED:
@@ -236,10 +271,13 @@ def _absent() -> APIRouter:
         async def never() -> Response:
             raise Problem(409, code, "Not of a committee bridge", why, kind="committee")
 
-        more: dict[str, Any] = {"summary": f"Not of this bridge: {why.split(':', maxsplit=1)[0]}"}
+        more: dict[str, Any] = {
+            "summary": f"Not of this bridge: {why.split(':', maxsplit=1)[0]}",
+            "response_class": ProblemResponse,
+        }
         for where in (path, path + "/{rest:path}"):
-            router.get(where, **more)(nothing)
-            router.post(where, **more)(never)
+            router.get(where, status_code=404, responses=problems(404), **more)(nothing)
+            router.post(where, status_code=409, responses=problems(404, 409), **more)(never)
 
     for path, code, why in _ELSEWHERE:
         add(path, code, why)

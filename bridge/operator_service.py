@@ -27,6 +27,7 @@ from chainkit.codec import Address, to_json
 from chainkit.fault_api import fault_router
 from chainkit.genesis import Genesis
 from chainkit.keys import KeyPair
+from chainkit.openapi import INTEGER, TEXT, answers, nullable, shape
 from chainkit.ops_api import JsonResponse, events_router, health_router, metrics_router
 from chainkit.options import (
     ServiceParser,
@@ -56,6 +57,17 @@ ROLE: Final = "operator"
 ASK_AGAIN_SECONDS: Final = 0.5
 CLOSE_TO_FINAL: Final = 2
 """Blocks behind what is known to be final from which on what looks due is due."""
+
+_COUNTS: Final = shape(deposits=INTEGER, withdrawals=INTEGER)
+_STATUS: Final = shape(
+    role=TEXT,
+    address=TEXT,
+    name=nullable(TEXT),
+    attested=_COUNTS,
+    under_way=_COUNTS,
+    balances=shape(l1=INTEGER, side=INTEGER),
+    dishonest_on_purpose={},
+)
 
 
 @dataclass
@@ -217,7 +229,12 @@ def operator_router(service: OperatorService) -> APIRouter:
     router = APIRouter()
     pair = service.pair
 
-    @router.get("/status", summary="Heads of both chains, what was attested, and faults", tags=["operator"])
+    @router.get(
+        "/status",
+        summary="Heads of both chains, what was attested, and faults",
+        tags=["operator"],
+        responses=answers(_STATUS),
+    )
     async def status() -> Response:
         return JsonResponse(service.status())
 

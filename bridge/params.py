@@ -11,6 +11,7 @@ from fastapi import Path, Query
 from chainkit.codec import MAX_AMOUNT, Address, Bytes32, CodecError, parse_hex
 from chainkit.genesis import Genesis
 from chainkit.keys import is_valid_address
+from chainkit.openapi import INDEX_OR_HASH, WHO
 from chainkit.ops_api import QueryInt
 from chainkit.problems import Problem
 from chainkit.submission import dev_key
@@ -19,8 +20,20 @@ MAX_PAGE: Final = 100
 
 Limit = Annotated[QueryInt, Query(ge=1, le=MAX_PAGE, description="how many at most")]
 From = Annotated[QueryInt | None, Query(alias="from", description="the first; without it the last ones")]
-Id = Annotated[str, Path(description="an index, or a transaction's 0x-hash", max_length=66)]
-AddressText = Annotated[str, Query(description="0x-hex; on a devnet also a well-known name", max_length=80)]
+Id = Annotated[
+    str,
+    Path(
+        description="an index, or a transaction's 0x-hash",
+        max_length=66,
+        json_schema_extra=dict(INDEX_OR_HASH),
+    ),
+]
+AddressText = Annotated[
+    str,
+    Query(
+        description="0x-hex; on a devnet also a well-known name", max_length=80, json_schema_extra=dict(WHO)
+    ),
+]
 
 
 def parse_id(text: str, what: str) -> int | Bytes32:

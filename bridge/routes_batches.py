@@ -16,8 +16,10 @@ from bridge.backend import BridgeBackend
 from bridge.follow import BRIDGE
 from bridge.params import From, Limit, page, unknown
 from bridge.routes_inbox import accepted, body_doc
+from bridge.shapes import BATCH, DISPUTE, SENT
 from bridge.views_batches import Json, batch_json, dispute_json
 from chainkit.codec import to_json
+from chainkit.openapi import HEX, HEX32, INTEGER, answers, listed, problems, shape
 from chainkit.ops_api import JsonResponse, PathInt
 from chainkit.problems import Problem
 from rollup import player
@@ -25,6 +27,11 @@ from rollup.derived import DerivedBatch
 from rollup.player import Move
 
 _FIELDS = {"bisect": ("roots",), "choose": ("segment",), "prove": ("step", "step_proof", "witness")}
+_MOVE_SCHEMA: dict[str, Json] = {
+    "bisect": {"roots": {**listed(HEX32), "maxItems": abi.MAX_BISECTION}},
+    "choose": {"segment": INTEGER},
+    "prove": {"step": HEX, "step_proof": listed(HEX32), "witness": HEX},
+}
 _STAGE = {"bisect": abi.BISECT, "choose": abi.CHOOSE, "prove": abi.PROVE}
 
 
@@ -56,14 +63,24 @@ def _batches(backend: BridgeBackend) -> APIRouter:
     router = APIRouter(tags=["batches"])
     state = backend.state
 
-    @router.get("/batches", summary="Batches, oldest first; without `from` the last ones")
+    @router.get(
+        "/batches",
+        summary="Batches, oldest first; without `from` the last ones",
+        responses=answers(
+            shape(batches=listed(BATCH), total=INTEGER, last=INTEGER, head=INTEGER, finalized=INTEGER)
+        ),
+    )
     async def batches(from_: From = None, limit: Limit = 20) -> Response:
         total = len(state.derivation.batches)
         shown = [batch_json(state, index) for index in page(total, from_, limit)]
         heads = {"head": state.derivation.head, "finalized": state.derivation.finalized}
         return JsonResponse({"batches": shown, "total": total, "last": total - 1, **heads})
 
-    @router.get("/batches/{n}", summary="A batch: L1's record beside the root that executing it here gave")
+    @router.get(
+        "/batches/{n}",
+        summary="A batch: L1's record beside the root that executing it here gave",
+        responses=answers(BATCH) | problems(404),
+    )
     async def batch(n: PathInt) -> Response:
         return JsonResponse(batch_json(state, _batch(backend, n).index))
 
@@ -72,6 +89,7 @@ def _batches(backend: BridgeBackend) -> APIRouter:
         summary="Make a batch final once its window is over: anyone may",
         status_code=202,
         openapi_extra=body_doc(devnet={"from": "alice"}),
+        responses=SENT | problems(404, 409, 422, 429),
     )
     async def finalize(n: PathInt, request: Request) -> Response:
         raw = await request.body()
@@ -89,14 +107,22 @@ def _disputes(backend: BridgeBackend) -> APIRouter:
     router = APIRouter(tags=["disputes"])
     state = backend.state
 
-    @router.get("/disputes", summary="Disputes, oldest first; without `from` the last ones")
+    @router.get(
+        "/disputes",
+        summary="Disputes, oldest first; without `from` the last ones",
+        responses=answers(shape(disputes=listed(DISPUTE), total=INTEGER, open=listed(INTEGER))),
+    )
     async def disputes(from_: From = None, limit: Limit = 20) -> Response:
         found = state.derivation.disputes
         shown = [dispute_json(state, found[index], full=False) for index in page(len(found), from_, limit)]
         still = [dispute.index for dispute in state.derivation.open_disputes()]
         return JsonResponse({"disputes": shown, "total": len(found), "open": still})
 
-    @router.get("/disputes/{id}", summary="A dispute: whose turn, clocks, ranges, and every move so far")
+    @router.get(
+        "/disputes/{id}",
+        summary="A dispute: whose turn, clocks, ranges, and every move so far",
+        responses=answers(DISPUTE) | problems(404),
+    )
     async def dispute(id: PathInt) -> Response:  # noqa: A002 - the name in the address
         return JsonResponse(dispute_json(state, _dispute(backend, id)))
 
@@ -104,7 +130,10 @@ def _disputes(backend: BridgeBackend) -> APIRouter:
         "/disputes",
         summary="Challenge a batch: `batch` and the `state_root` that is true (by default what this service computed)",
         status_code=202,
-        openapi_extra=body_doc(devnet={"from": "verifier", "batch": 1}),
+        openapi_extra=body_doc(
+            {"batch": INTEGER, "state_root": HEX32}, ("batch",), devnet={"from": "verifier", "batch": 1}
+        ),
+        responses=SENT | problems(404, 409, 422, 429),
     )
     async def challenge(request: Request) -> Response:
         raw = await request.body()
@@ -160,7 +189,8 @@ def _moves(backend: BridgeBackend) -> APIRouter:
             name=f"dispute-{method}",
             summary=summary,
             status_code=202,
-            openapi_extra=body_doc(devnet={"from": "verifier"}),
+            openapi_extra=body_doc(_MOVE_SCHEMA.get(method), devnet={"from": "verifier"}),
+            responses=SENT | problems(404, 409, 422, 429),
         )
         async def move(id: PathInt, request: Request) -> Response:  # noqa: A002 - the name in the address
             raw = await request.body()

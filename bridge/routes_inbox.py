@@ -16,9 +16,24 @@ from bridge.backend import BridgeBackend
 from bridge.follow import BRIDGE, Queued
 from bridge.hints import Told, tracked_of
 from bridge.params import AddressText, From, Id, Limit, page, parse_address, parse_id, unknown
+from bridge.shapes import DEPOSIT, FORCED, SENT
 from bridge.views import deposit_json, forced_json
 from bridge.views_batches import Json
 from chainkit.codec import Bytes32, CodecError, decode, parse_hex, to_json
+from chainkit.openapi import (
+    ACTION,
+    HEX,
+    INTEGER,
+    NAME,
+    Schema,
+    answers,
+    body,
+    dev_schema,
+    listed,
+    problems,
+    shape,
+    signed_schema,
+)
 from chainkit.ops_api import JsonResponse
 from chainkit.problems import Problem
 from chainkit.store import StoredTransaction
@@ -28,6 +43,9 @@ from chainkit.views import signed_json
 from rollup.stf import Deposit, Forced
 
 _SIGNED: Final = {"chain_id": 900, "sender": "0x" + "11" * 32, "nonce": 0, "...": "...", "signature": "0x..."}
+
+MOVES: Final[dict[str, Schema]] = {"to": NAME, "amount": {**INTEGER, "minimum": 1}}
+"""Fields of a deposit and of a withdrawal."""
 
 _NOT_FINAL: Final[Json] = {
     "index": None,
@@ -40,12 +58,14 @@ _NOT_FINAL: Final[Json] = {
 """What is not known of a message before its L1 block is final."""
 
 
-def body_doc(**examples: Any) -> dict[str, Any]:
-    """OpenAPI for a JSON body: these devnet examples, and a signed transaction."""
+def body_doc(
+    fields: Mapping[str, Schema] | None = None, required: tuple[str, ...] = (), **examples: Any
+) -> dict[str, Any]:
+    """OpenAPI for a JSON body: a devnet request with these fields and examples, or a signed transaction."""
     shown = {name.replace("_", " "): {"value": value} for name, value in examples.items()}
     shown["signed"] = {"value": _SIGNED}
-    content = {"application/json": {"schema": {"type": "object"}, "examples": shown}}
-    return {"requestBody": {"required": True, "content": content}}
+    schema = {"anyOf": [dev_schema(fields or {}, required), signed_schema()]}
+    return body({"application/json": {"schema": schema, "examples": shown}})
 
 
 def accepted(answer: Mapping[str, Any], **more: Any) -> Response:
@@ -77,7 +97,10 @@ def _deposits(backend: BridgeBackend) -> APIRouter:
         "/deposits",
         summary="Deposit: a signed L1 call of bridge.deposit, or on a devnet from, to and amount (gwei)",
         status_code=202,
-        openapi_extra=body_doc(devnet={"from": "alice", "to": "alice", "amount": 1_000_000_000}),
+        openapi_extra=body_doc(
+            MOVES, ("amount",), devnet={"from": "alice", "to": "alice", "amount": 1_000_000_000}
+        ),
+        responses=SENT | problems(409, 422, 429),
     )
     async def deposit(request: Request) -> Response:
         raw = await request.body()
@@ -87,7 +110,11 @@ def _deposits(backend: BridgeBackend) -> APIRouter:
         backend.tracking.add(tx_id, tracked_of(write))
         return accepted(answer, id=to_json(tx_id), hash=to_json(tx_id), status="pending")
 
-    @router.get("/deposits", summary="Deposits in final L1 blocks, oldest first")
+    @router.get(
+        "/deposits",
+        summary="Deposits in final L1 blocks, oldest first",
+        responses=answers(shape(deposits=listed(DEPOSIT), total=INTEGER)),
+    )
     async def deposits(address: AddressText | None = None, from_: From = None, limit: Limit = 20) -> Response:
         indices = _indices(backend, address, Deposit)
         taken_in = await backend.l2_taken_in()
@@ -96,7 +123,11 @@ def _deposits(backend: BridgeBackend) -> APIRouter:
         ]
         return JsonResponse({"deposits": shown, "total": len(indices)})
 
-    @router.get("/deposits/{id}", summary="A deposit by inbox index or L1 transaction hash: where it stands")
+    @router.get(
+        "/deposits/{id}",
+        summary="A deposit by inbox index or L1 transaction hash: where it stands",
+        responses=answers(DEPOSIT) | problems(404),
+    )
     async def one(id: Id) -> Response:  # noqa: A002 - the name in the address
         key = parse_id(id, "deposit")
         index = key if isinstance(key, int) else state.inbox_by_tx.get(key)
@@ -199,7 +230,11 @@ def _forced(backend: BridgeBackend) -> APIRouter:
         "`transaction` (a signed L2 transaction, as JSON or 0x-hex) or `action` (signed for `from`, with "
         "`l2_nonce` or the next nonce that is known).",
         status_code=202,
-        openapi_extra=body_doc(devnet={"from": "carol", "action": transfer}),
+        openapi_extra=body_doc(
+            {"action": ACTION, "l2_nonce": INTEGER, "transaction": {"anyOf": [HEX, signed_schema()]}},
+            devnet={"from": "carol", "action": transfer},
+        ),
+        responses=SENT | problems(409, 422, 429),
     )
     async def force(request: Request) -> Response:
         raw = await request.body()
@@ -215,7 +250,11 @@ def _forced(backend: BridgeBackend) -> APIRouter:
             status="pending",
         )
 
-    @router.get("/forced-transactions", summary="Forced transactions in final L1 blocks, oldest first")
+    @router.get(
+        "/forced-transactions",
+        summary="Forced transactions in final L1 blocks, oldest first",
+        responses=answers(shape(forced_transactions=listed(FORCED), total=INTEGER)),
+    )
     async def all_forced(
         address: AddressText | None = None, from_: From = None, limit: Limit = 20
     ) -> Response:
@@ -229,6 +268,7 @@ def _forced(backend: BridgeBackend) -> APIRouter:
     @router.get(
         "/forced-transactions/{id}",
         summary="A forced transaction by inbox index, L1 hash or L2 hash: its deadline, and what became of it",
+        responses=answers(FORCED) | problems(404),
     )
     async def one(id: Id) -> Response:  # noqa: A002 - the name in the address
         key = parse_id(id, "forced transaction")

@@ -14,10 +14,12 @@ from bridge.backend import BridgeBackend
 from bridge.follow import BRIDGE, MESSENGER, WithdrawalEntry
 from bridge.hints import Told, Tracked, tracked_of
 from bridge.params import AddressText, From, Id, Limit, page, parse_address, parse_id, unknown
-from bridge.routes_inbox import accepted, body_doc, hash_of
+from bridge.routes_inbox import MOVES, accepted, body_doc, hash_of
+from bridge.shapes import EXIT, SENT, WITHDRAWAL
 from bridge.views_batches import Json
 from bridge.views_bridge import escape_json, exit_json
 from chainkit.codec import Bytes32, CodecError, parse_hex, to_json
+from chainkit.openapi import INTEGER, NAME, WHO, answers, listed, problems, shape
 from chainkit.ops_api import JsonResponse, PathInt
 from chainkit.problems import Problem
 from rollup.stf import Deposit
@@ -41,7 +43,10 @@ def _withdrawals(backend: BridgeBackend) -> APIRouter:
         "/withdrawals",
         summary="Withdraw: a signed L2 call of messenger.withdraw, or on a devnet from, to and amount (gwei)",
         status_code=202,
-        openapi_extra=body_doc(devnet={"from": "bob", "to": "bob", "amount": 1_000_000_000}),
+        openapi_extra=body_doc(
+            MOVES, ("amount",), devnet={"from": "bob", "to": "bob", "amount": 1_000_000_000}
+        ),
+        responses=SENT | problems(409, 422, 429),
     )
     async def withdraw(request: Request) -> Response:
         raw = await request.body()
@@ -51,7 +56,11 @@ def _withdrawals(backend: BridgeBackend) -> APIRouter:
         backend.tracking.add(tx_id, tracked_of(write))
         return accepted(answer, id=to_json(tx_id), hash=to_json(tx_id), status=views.WAITING)
 
-    @router.get("/withdrawals", summary="Withdrawals by or to an address, oldest first")
+    @router.get(
+        "/withdrawals",
+        summary="Withdrawals by or to an address, oldest first",
+        responses=answers(shape(withdrawals=listed(WITHDRAWAL), total=INTEGER)),
+    )
     async def withdrawals(
         address: AddressText | None = None, from_: From = None, limit: Limit = 20
     ) -> Response:
@@ -70,6 +79,7 @@ def _withdrawals(backend: BridgeBackend) -> APIRouter:
     @router.get(
         "/withdrawals/{id}",
         summary="A withdrawal by index or L2 transaction hash: status, what it waits for, proof",
+        responses=answers(WITHDRAWAL) | problems(404),
     )
     async def one(id: Id) -> Response:  # noqa: A002 - the name in the address
         _, shown = await _find(backend, id)
@@ -80,6 +90,7 @@ def _withdrawals(backend: BridgeBackend) -> APIRouter:
         summary="Claim it on L1: anyone may; the recipient is paid",
         status_code=202,
         openapi_extra=body_doc(devnet={"from": "bob"}),
+        responses=SENT | problems(404, 409, 422, 429),
     )
     async def claim(id: Id, request: Request) -> Response:  # noqa: A002 - the name in the address
         raw = await request.body()
@@ -189,6 +200,7 @@ def _escape(backend: BridgeBackend) -> APIRouter:
         summary="Stop the bridge for good: after escape_timeout L1 blocks without a batch, by anyone",
         status_code=202,
         openapi_extra=body_doc(devnet={"from": "dave"}),
+        responses=SENT | problems(404, 409, 422, 429),
     )
     async def freeze(request: Request) -> Response:
         raw = await request.body()
@@ -196,16 +208,19 @@ def _escape(backend: BridgeBackend) -> APIRouter:
         return accepted(await backend.send_l1(write), status="pending")
 
     @router.get(
-        "/exits/{address}", summary="What an account would get under the last final root, with the proof"
+        "/exits/{address}",
+        summary="What an account would get under the last final root, with the proof",
+        responses=answers(EXIT),
     )
-    async def one(address: str = Path(max_length=80)) -> Response:
+    async def one(address: str = Path(max_length=80, json_schema_extra=dict(WHO))) -> Response:
         return JsonResponse(exit_json(state, parse_address(backend.l2.genesis, address)))
 
     @router.post(
         "/exits",
         summary="Leave a frozen bridge with the last final L2 balance: anyone may send it; the account is paid",
         status_code=202,
-        openapi_extra=body_doc(devnet={"from": "dave", "account": "dave"}),
+        openapi_extra=body_doc({"account": NAME}, devnet={"from": "dave", "account": "dave"}),
+        responses=SENT | problems(409, 422, 429),
     )
     async def leave(request: Request) -> Response:
         raw = await request.body()
@@ -221,6 +236,7 @@ def _escape(backend: BridgeBackend) -> APIRouter:
         summary="Give back a deposit that a frozen bridge never took in: anyone may send it",
         status_code=202,
         openapi_extra=body_doc(devnet={"from": "dave"}),
+        responses=SENT | problems(404, 409, 422, 429),
     )
     async def refund(index: PathInt, request: Request) -> Response:
         raw = await request.body()

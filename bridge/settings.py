@@ -70,6 +70,22 @@ def longest_dispute(settings: BridgeSettings) -> int:
     return settings.challenge_window + 2 * settings.dispute_clock
 
 
+SEEN_BLOCKS = 3
+"""L1 blocks until a node acts on one: two until it is final in a network that has settled, and one to spare."""
+CALLS_AFTER_A_CLOCK = 2
+"""The verdict of the last dispute, then `finalize`."""
+
+
+def finality_bound(settings: BridgeSettings) -> int:
+    """L1 blocks after its posting in which a batch *is* final or void, the calls that say so included (promise P13):
+    the window, both clocks of a dispute opened in its last block, ``max_move_delay`` blocks that a bystander waits for
+    the sides to say whose clock ran out, and two calls, each sent when what it waits for is seen and left out of
+    ``max_move_delay`` blocks by censors. The number of disputes is not in it: they run side by
+    side, and one L1 block takes the verdicts of more than there are ever worth their bonds (docs/DELAY.md)."""
+    calls = CALLS_AFTER_A_CLOCK * (SEEN_BLOCKS + 1 + settings.max_move_delay)
+    return longest_dispute(settings) + settings.max_move_delay + calls
+
+
 def check_settings(settings: BridgeSettings) -> None:
     """Raises `SettingsError` naming the first bad value."""
     for name in _POSITIVE:

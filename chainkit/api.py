@@ -12,12 +12,14 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
+from chainkit import api_shapes as shapes
 from chainkit.backend import HEAD_REFS, BlockView, ChainBackend, Head, HeadRef, SubmitResult
 from chainkit.codec import MAX_AMOUNT, Address, Bytes32, CodecError, parse_hex, to_json
 from chainkit.fees import suggest_fees
 from chainkit.genesis import genesis_to_json
-from chainkit.intake import KINDS, MAX_WAIT_MS, Intake, media_type, result_json
+from chainkit.intake import KINDS, Intake, media_type, result_json
 from chainkit.keys import is_valid_address
+from chainkit.openapi import HASH, INTEGER, OBJECT, WHO, answers, listed, problems, shape
 from chainkit.ops_api import JsonResponse, QueryInt, events_router, health_router, metrics_router
 from chainkit.problems import Problem, not_found
 from chainkit.state import State
@@ -47,54 +49,6 @@ MAX_BLOCKS: Final = 50
 
 At = Annotated[HeadRef, Query(description="which head to look at")]
 
-_EXAMPLES = {
-    "devnet: transfer": {
-        "value": {"from": "alice", "action": {"type": "transfer", "to": "bob", "amount": 1_000_000_000}}
-    },
-    "devnet: contract call": {
-        "value": {
-            "from": "alice",
-            "action": {"type": "call", "contract": "bridge", "method": "deposit", "args": {}, "value": 1},
-        }
-    },
-    "signed": {
-        "value": {
-            "chain_id": 900,
-            "sender": "0x" + "11" * 32,
-            "nonce": 0,
-            "gas_limit": 30_000,
-            "max_fee_per_gas": 10,
-            "tip_per_gas": 1,
-            "action": {"type": "transfer", "to": "0x" + "22" * 32, "amount": 5},
-            "signature": "0x" + "33" * 64,
-        }
-    },
-}
-_BODY = {
-    "parameters": [
-        {
-            "name": "wait",
-            "in": "query",
-            "required": False,
-            "description": "for how many ms the answer may wait for a block (a sequencer only)",
-            "schema": {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_MS},
-        }
-    ],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"type": "object"}, "examples": _EXAMPLES},
-            "application/msgpack": {
-                "schema": {
-                    "type": "string",
-                    "format": "binary",
-                    "description": "an array of at most 1000 transactions, each as its wire bytes (bin)",
-                }
-            },
-        },
-    },
-}
-
 
 def chain_router(backend: ChainBackend, intake: Intake | None = None) -> APIRouter:
     """Every route of the chain API, health, metrics and events included.
@@ -122,15 +76,23 @@ def _chain_routes(backend: ChainBackend) -> APIRouter:
     def genesis_body() -> bytes:  # made when it is first asked for: with many accounts it takes seconds
         return json_bytes(genesis_to_json(backend.genesis))
 
-    @router.get("/status", summary="Chain, heads, suggested fees, and the service's own state")
+    @router.get(
+        "/status",
+        summary="Chain, heads, suggested fees, and the service's own state",
+        responses=answers(shapes.STATUS),
+    )
     async def status() -> Response:
         return JsonResponse(_status(backend))
 
-    @router.get("/genesis", summary="The genesis file (its hash is in /status)")
+    @router.get("/genesis", summary="The genesis file (its hash is in /status)", responses=answers(OBJECT))
     async def genesis() -> Response:
         return Response(await asyncio.to_thread(genesis_body), media_type="application/json")
 
-    @router.get("/blocks", summary="Blocks by height, oldest first; without `from` the last ones")
+    @router.get(
+        "/blocks",
+        summary="Blocks by height, oldest first; without `from` the last ones",
+        responses=answers(shape(blocks=listed(shapes.BLOCK), next=INTEGER, head=INTEGER)) | problems(404),
+    )
     async def blocks(
         from_: Annotated[QueryInt | None, Query(alias="from", description="the first height")] = None,
         limit: Annotated[QueryInt, Query(ge=1, le=MAX_BLOCKS)] = 20,
@@ -146,9 +108,20 @@ def _chain_routes(backend: ChainBackend) -> APIRouter:
         shown = [block_json(contracts, view, full=False) for view in found]
         return JsonResponse({"blocks": shown, "next": start + len(found), "head": top})
 
-    @router.get("/blocks/{ref}", summary="A block by height, hash, or as `head`, `safe` or `finalized`")
+    @router.get(
+        "/blocks/{ref}",
+        summary="A block by height, hash, or as `head`, `safe` or `finalized`",
+        responses=answers(shapes.BLOCK) | problems(404),
+    )
     async def block(
-        ref: Annotated[str, Path(description="height, 0x-hash, head, safe or finalized", max_length=66)],
+        ref: Annotated[
+            str,
+            Path(
+                description="height, 0x-hash, head, safe or finalized",
+                max_length=66,
+                json_schema_extra={"pattern": "^([0-9]{1,16}|0x[0-9a-f]{64}|head|safe|finalized)$"},
+            ),
+        ],
         full: Annotated[bool, Query(description="transactions in full instead of their hashes")] = False,
     ) -> Response:
         view = backend.block(_block_ref(backend, ref))
@@ -217,23 +190,39 @@ def _account_routes(backend: ChainBackend) -> APIRouter:
     router = APIRouter(tags=["accounts"])
     genesis, contracts = backend.genesis, backend.rules.contracts
     known_as = "0x and 64 lower-case hex digits; on a devnet also a well-known name (alice)"
-    account_path = Path(description=known_as, max_length=80)
+    account_path = Path(description=known_as, max_length=80, json_schema_extra=WHO)
 
-    @router.get("/accounts/{address}", summary="Balance (gwei) and nonce; an unknown account has 0 and 0")
+    @router.get(
+        "/accounts/{address}",
+        summary="Balance (gwei) and nonce; an unknown account has 0 and 0",
+        responses=answers(shapes.ACCOUNT) | problems(404),
+    )
     async def account(address: Annotated[str, account_path], at: At = "head") -> Response:
         who = _address(backend, address)
         shown = account_json(genesis, _head(backend, at), at, who, backend.pending_nonce(who))
         return JsonResponse(shown)
 
-    @router.get("/accounts/{address}/proof", summary="A Merkle proof of the account, or that there is none")
+    @router.get(
+        "/accounts/{address}/proof",
+        summary="A Merkle proof of the account, or that there is none",
+        responses=answers(shapes.PROOF) | problems(404),
+    )
     async def proof(address: Annotated[str, account_path], at: At = "finalized") -> Response:
         return JsonResponse(proof_json(_head(backend, at), at, _address(backend, address)))
 
-    @router.get("/contracts", summary="The contracts of this chain")
+    @router.get(
+        "/contracts",
+        summary="The contracts of this chain",
+        responses=answers(shape(contracts=listed(shapes.CONTRACT))),
+    )
     async def all_contracts() -> Response:
         return JsonResponse({"contracts": [contract_summary(contracts[name]) for name in sorted(contracts)]})
 
-    @router.get("/contracts/{name}", summary="A contract's methods, parameters and public state")
+    @router.get(
+        "/contracts/{name}",
+        summary="A contract's methods, parameters and public state",
+        responses=answers(shapes.CONTRACT_FULL) | problems(404),
+    )
     async def contract(name: Annotated[str, Path(max_length=32)], at: At = "head") -> Response:
         found = contracts.get(name)
         if found is None:
@@ -273,7 +262,8 @@ def _transaction_routes(backend: ChainBackend, intake: Intake) -> APIRouter:
         "if `Accept` asks for it (hashes as bin then). Where `wait` is known (a sequencer), the answer comes when "
         "what was accepted is in a block on disk, or after so many ms, and has the signed receipts.",
         status_code=202,
-        openapi_extra=_BODY,
+        openapi_extra=shapes.SUBMIT,
+        responses=shapes.TAKEN | problems(409, 422, 429),
     )
     async def submit(request: Request) -> Response:
         body = await request.body()
@@ -294,8 +284,14 @@ def _transaction_routes(backend: ChainBackend, intake: Intake) -> APIRouter:
         shown = {"transaction": signed_json(contracts, tx)}
         return JsonResponse(result_json(result._replace(extra={**result.extra, **shown})), 202)
 
-    @router.get("/transactions/{hash}", summary="A transaction: where it stands, and its receipt")
-    async def transaction(tx_hash: Annotated[str, Path(alias="hash", max_length=66)]) -> Response:
+    @router.get(
+        "/transactions/{hash}",
+        summary="A transaction: where it stands, and its receipt",
+        responses=answers(shapes.TRANSACTION) | problems(404),
+    )
+    async def transaction(
+        tx_hash: Annotated[str, Path(alias="hash", max_length=66, json_schema_extra=HASH)],
+    ) -> Response:
         try:
             view = backend.transaction(parse_hex(tx_hash, "a transaction hash", 32))
         except CodecError as error:

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from chainkit.codec import CodecError, parse_json
+from chainkit.openapi import OBJECT, SECURED, answers, body, problems, shape
 from chainkit.ops_api import JsonResponse
 from chainkit.problems import Problem, not_found
 from chainkit.service import StartupError
@@ -66,30 +67,52 @@ def _is_loopback(host: str) -> bool:
 def fault_router(switch: FaultSwitch, token: str, example: dict[str, Any]) -> APIRouter:
     """The routes over ``switch``; ``example`` is a body for the docs."""
     router = APIRouter(tags=["faults"])
-    content = {"application/json": {"example": example, "schema": {"type": "object"}}}
-    body = {"requestBody": {"required": True, "content": content}}
+    asked = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
+    taken = body({"application/json": {"example": example, "schema": asked}}, security=SECURED)
+    secured = {"security": SECURED}
+    shown = shape(active={}, known=OBJECT)
+    token_problems = problems(401, 403)
 
-    @router.get("/faults", summary="Faults that are on, and those that there are")
+    @router.get(
+        "/faults",
+        summary="Faults that are on, and those that there are",
+        openapi_extra=secured,
+        responses=answers(shown) | token_problems,
+    )
     async def faults(request: Request) -> Response:
         _authorize(request, token)
         return JsonResponse(switch.shown())
 
     @router.post(
-        "/faults", summary="Turn a fault on: dishonest on purpose", status_code=201, openapi_extra=body
+        "/faults",
+        summary="Turn a fault on: dishonest on purpose",
+        status_code=201,
+        openapi_extra=taken,
+        responses=answers(shown, 201) | token_problems | problems(404),
     )
     async def turn_on(request: Request) -> Response:
         _authorize(request, token)
         _turn_on(switch, await request.body())
         return JsonResponse(switch.shown(), 201)
 
-    @router.delete("/faults", summary="Turn every fault off")
+    @router.delete(
+        "/faults",
+        summary="Turn every fault off",
+        openapi_extra=secured,
+        responses=answers(shown) | token_problems,
+    )
     async def turn_all_off(request: Request) -> Response:
         _authorize(request, token)
         switch.clear()
         _log.warning("honest again")
         return JsonResponse(switch.shown())
 
-    @router.delete("/faults/{name}", summary="Turn one fault off")
+    @router.delete(
+        "/faults/{name}",
+        summary="Turn one fault off",
+        openapi_extra=secured,
+        responses=answers(shown) | token_problems | problems(404),
+    )
     async def turn_off(request: Request, name: str) -> Response:
         _authorize(request, token)
         try:

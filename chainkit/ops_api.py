@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from chainkit.codec import MAX_AMOUNT
 from chainkit.events import EventLog, TooManyFollowersError
+from chainkit.openapi import INTEGER, OBJECT, TEXT, answers, listed, nullable, shape
 from chainkit.problems import Problem
 from chainkit.store import StoredEvent
 from chainkit.views import json_bytes
@@ -23,6 +24,17 @@ from chainkit.views import json_bytes
 MAX_EVENTS: Final = 1000
 PING_SECONDS: Final = 15
 SEND_TIMEOUT: Final = 20  # seconds until a reader that takes nothing is let go
+
+_YES: Final = {"type": "boolean", "const": True}
+_LIVE: Final = shape(live=_YES)
+_READY: Final = shape(ready=_YES)
+_EVENT: Final = shape(seq=INTEGER, height=INTEGER, source=TEXT, name=TEXT, data=OBJECT, tx=nullable(TEXT))
+_MESSAGE: Final = {
+    **shape(id={"type": "string", "pattern": "^[0-9]{1,16}$"}, data=TEXT),
+    "description": "one message; `data` is an event as `GET /events` shows it, as JSON text",
+}
+_FROM: Final = {"pattern": "^(now|[0-9]{1,16})$"}
+_LAST: Final = {"pattern": "^[0-9]{0,16}$"}
 
 ReadyCheck = Callable[[], tuple[bool, Mapping[str, Any]]]
 
@@ -53,12 +65,14 @@ def health_router(ready: ReadyCheck) -> APIRouter:
     """``GET /health/live`` and ``GET /health/ready``."""
     router = APIRouter(tags=["health"])
 
-    @router.get("/health/live", summary="Whether the process answers")
+    @router.get("/health/live", summary="Whether the process answers", responses=answers(_LIVE))
     async def live() -> dict[str, bool]:
         return {"live": True}
 
     @router.get(
-        "/health/ready", summary="Whether the service is of use now (503 and what it waits for if not)"
+        "/health/ready",
+        summary="Whether the service is of use now (503 and what it waits for if not)",
+        responses=answers(_READY),
     )
     async def is_ready() -> Response:
         good, reason = ready()
@@ -88,7 +102,12 @@ def metrics_router(*gauges: Callable[[], Mapping[str, float]]) -> APIRouter:
         registry.register(GaugeCollector(read))
     router = APIRouter(tags=["health"])
 
-    @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    @router.get(
+        "/metrics",
+        summary="Prometheus metrics",
+        response_class=Response,
+        responses=answers(TEXT, kind="text/plain"),
+    )
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -99,7 +118,11 @@ def events_router(log: EventLog) -> APIRouter:
     """``GET /events`` and ``GET /events/stream`` over an event log."""
     router = APIRouter(tags=["events"])
 
-    @router.get("/events", summary="Events by number, oldest first")
+    @router.get(
+        "/events",
+        summary="Events by number, oldest first",
+        responses=answers(shape(events=listed(_EVENT), next=INTEGER, last=INTEGER)),
+    )
     async def events(
         from_: Annotated[
             QueryInt, Query(alias="from", description="the first number (1 is the first event)")
@@ -119,10 +142,11 @@ def events_router(log: EventLog) -> APIRouter:
         "header `Last-Event-ID` (browsers send it by themselves) or with `?from=`; `?from=now` leaves out "
         "the past.",
         response_class=EventSourceResponse,
+        responses=answers(_MESSAGE, kind="text/event-stream"),
     )
     async def stream(
-        from_: Annotated[str, Query(alias="from", max_length=16)] = "1",
-        last_event_id: Annotated[str | None, Header(max_length=16)] = None,
+        from_: Annotated[str, Query(alias="from", max_length=16, json_schema_extra=_FROM)] = "1",
+        last_event_id: Annotated[str | None, Header(max_length=16, json_schema_extra=_LAST)] = None,
     ) -> Response:
         start = _stream_start(log, from_, last_event_id)
         if log.is_full:

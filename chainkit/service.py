@@ -44,6 +44,7 @@ from chainkit.genesis import GenesisError
 from chainkit.http_limits import HttpLimits
 from chainkit.keystore import KeyFileError
 from chainkit.logs import configure_logging
+from chainkit.openapi import install_openapi
 from chainkit.parent import watch_parent
 from chainkit.problems import install_problem_handlers
 from chainkit.store import StoreError
@@ -99,6 +100,7 @@ def make_app(title: str, *, description: str = "", version: str = "0.1.0", **lim
     """An app with problem details for every error and `HttpLimits` (``limits`` are its parameters)."""
     app = FastAPI(title=title, description=description, version=version)
     install_problem_handlers(app)
+    install_openapi(app)
     app.add_exception_handler(DiskTrouble, _answer_trouble)
     app.add_middleware(HttpLimits, **limits)
     return app

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from chainkit.codec import Bytes32, encode
 from chainkit.merkle import Tree
+from chainkit.openapi import BINARY, answers, problems
 from chainkit.ops_api import QueryInt
 from chainkit.problems import Problem
 from l1node.node import L1Node
@@ -65,6 +66,7 @@ def archive_router(node: L1Node) -> APIRouter:
         description="Their list root is `receipts_root` of the block's header. As many blocks as fit the answer, "
         "one at least if there is one.",
         response_class=Response,
+        responses=answers(BINARY, kind=_MSGPACK),
     )
     async def receipts(
         from_: Annotated[QueryInt, Query(alias="from", ge=1, description="the first height")] = 1,
@@ -80,6 +82,7 @@ def archive_router(node: L1Node) -> APIRouter:
         f"{MAX_ENTRIES} entries is refused (`part_too_large`): ask for more bits. The last {KEPT} final blocks can be "
         "asked for by `height`; ask for all parts of one.",
         response_class=Response,
+        responses=answers(BINARY, kind=_MSGPACK) | problems(404),
     )
     async def state(
         height: Annotated[QueryInt | None, Query(description="of a final block (default: the last)")] = None,

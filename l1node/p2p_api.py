@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from chainkit.codec import CodecError, encode, to_json
+from chainkit.openapi import BINARY, HEX32, INTEGER, answers, body, problems, shape
 from chainkit.ops_api import JsonResponse, QueryInt
 from chainkit.problems import Problem
 from l1node.actions import Rejection
@@ -31,7 +32,10 @@ _HARMLESS: Final = frozenset(
 
 _EMPTY: Final = encode([])
 _MSGPACK: Final = "application/msgpack"
-_BODY = {"requestBody": {"required": True, "content": {_MSGPACK: {"schema": {"type": "string"}}}}}
+_BODY = body({_MSGPACK: {"schema": BINARY}})
+_STATUS = shape(
+    genesis_hash=HEX32, height=INTEGER, slot=INTEGER, head=HEX32, final_height=INTEGER, final=HEX32
+)
 
 
 def p2p_router(node: L1Node) -> APIRouter:
@@ -46,12 +50,15 @@ def p2p_router(node: L1Node) -> APIRouter:
         "`[2, [wire, ...]]`. 204 if all of it was taken or harmless, else a problem that names the reasons.",
         status_code=204,
         openapi_extra=_BODY,
+        responses=problems(422),
     )
     async def messages(request: Request) -> Response:
         await take_body(node, await request.body())
         return Response(status_code=204)
 
-    @router.get("/p2p/status", summary="Height, final height and head of this node")
+    @router.get(
+        "/p2p/status", summary="Height, final height and head of this node", responses=answers(_STATUS)
+    )
     async def status() -> Response:
         head, final = node.head("head"), node.head("finalized")
         assert head is not None
@@ -73,6 +80,7 @@ def p2p_router(node: L1Node) -> APIRouter:
         description="Final blocks, then the notarized chain above them. With `wait` the answer comes "
         "when there is a block at `from`, at the latest after that many seconds (then it may be empty).",
         response_class=Response,
+        responses=answers(BINARY, kind=_MSGPACK),
     )
     async def certified_blocks(
         from_: Annotated[QueryInt, Query(alias="from", description="the first height")] = 1,

@@ -12,22 +12,62 @@ from starlette.responses import Response
 from chainkit.block import era_of
 from chainkit.codec import to_json
 from chainkit.contract import Storage
+from chainkit.openapi import BOOLEAN, HEX, HEX32, INTEGER, OBJECT, TEXT, answers, listed, nullable, shape
 from chainkit.ops_api import JsonResponse
 from chainkit.state import State
 from chainkit.views import account_name
 from l1node.node import L1Node
 from l1node.staking import Staking, validator_view
 
+_MEMBER = shape(address=HEX32, name=nullable(TEXT), stake=INTEGER, leads=BOOLEAN)
+_STANDING = shape(
+    address=HEX32,
+    name=nullable(TEXT),
+    stake=INTEGER,
+    status=TEXT,
+    jailed_until=nullable(INTEGER),
+    in_set=BOOLEAN,
+)
+_VALIDATORS = shape(
+    slot=INTEGER,
+    era=INTEGER,
+    era_slots=INTEGER,
+    height=INTEGER,
+    leader=nullable(HEX32),
+    leader_name=nullable(TEXT),
+    total_stake=INTEGER,
+    set=listed(_MEMBER),
+    validators=listed(_STANDING),
+)
+_FOUND = shape(
+    validator=HEX32,
+    name=nullable(TEXT),
+    kind=TEXT,
+    slot=INTEGER,
+    outcome=TEXT,
+    report=nullable(HEX),
+    evidence=OBJECT,
+)
+_EVIDENCE = shape(found=listed(_FOUND), slashed=listed(shape(validator=HEX32, name=nullable(TEXT))))
+
 
 def validator_router(node: L1Node) -> APIRouter:
     """The two routes over a node."""
     router = APIRouter(tags=["validators"])
 
-    @router.get("/validators", summary="The validators, the leader of this slot, and stakes and standings")
+    @router.get(
+        "/validators",
+        summary="The validators, the leader of this slot, and stakes and standings",
+        responses=answers(_VALIDATORS),
+    )
     async def validators() -> Response:
         return JsonResponse(validators_json(node))
 
-    @router.get("/evidence", summary="Offences that this node found, and punishments in final blocks")
+    @router.get(
+        "/evidence",
+        summary="Offences that this node found, and punishments in final blocks",
+        responses=answers(_EVIDENCE),
+    )
     async def evidence() -> Response:
         return JsonResponse(evidence_json(node))
 

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
@@ -31,6 +31,7 @@ from chainkit.follower import Follower, FollowerCore
 from chainkit.intake import BulkRoute, Intake
 from chainkit.keys import KeyPair
 from chainkit.known import open_chain
+from chainkit.openapi import BOOLEAN, HEX32, INTEGER, TEXT, answers, listed, problems, shape
 from chainkit.ops_api import JsonResponse, PathInt, QueryInt
 from chainkit.options import (
     ServiceParser,
@@ -73,6 +74,8 @@ BLOCK_MS = 10
 trickle of transfers costs in begin-blocks."""
 SIGNATURE_THREADS = 2
 MAX_WORKERS = 64
+MAX_PAGE = 100
+"""Batches in one answer."""
 
 
 class RollupService:
@@ -169,18 +172,41 @@ class RollupService:
             self.node.replica.store.close()
 
 
+_BATCH = shape(
+    index=INTEGER,
+    status=TEXT,
+    state_root=HEX32,
+    computed_root=HEX32,
+    matches=BOOLEAN,
+    l1_height=INTEGER,
+    l1_transaction=HEX32,
+    disputes=listed(INTEGER),
+)
+
+
 def batch_router(node: RollupNode) -> APIRouter:
     """``GET /batches`` and ``GET /batches/{n}``: as this node derived them."""
     router = APIRouter(tags=["rollup"])
 
-    @router.get("/batches", summary="Batches, oldest first; without `from` the last ones")
-    async def batches(from_: QueryInt | None = None, limit: QueryInt = 20) -> Response:
+    @router.get(
+        "/batches",
+        summary="Batches, oldest first; without `from` the last ones",
+        responses=answers(shape(batches=listed(_BATCH), head=INTEGER, last=INTEGER)),
+    )
+    async def batches(
+        from_: Annotated[QueryInt | None, Query(alias="from", description="the first index")] = None,
+        limit: Annotated[QueryInt, Query(ge=1, le=MAX_PAGE, description="how many at most")] = 20,
+    ) -> Response:
         last = max(node.derivation.batches)
         start = max(0, last - limit + 1) if from_ is None else from_
-        shown = [batch_json(node, index) for index in range(start, min(start + min(limit, 100), last + 1))]
+        shown = [batch_json(node, index) for index in range(start, min(start + limit, last + 1))]
         return JsonResponse({"batches": shown, "head": node.derivation.head, "last": last})
 
-    @router.get("/batches/{n}", summary="A batch: L1's record beside the root that this node computed")
+    @router.get(
+        "/batches/{n}",
+        summary="A batch: L1's record beside the root that this node computed",
+        responses=answers(_BATCH) | problems(404),
+    )
     async def batch(n: PathInt) -> Response:
         shown = batch_json(node, n)
         if shown is None:
