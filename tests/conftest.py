@@ -5,12 +5,10 @@ Responsible for names of tests that stay short. Must not know any package under 
 
 from typing import Any
 
-import pytest
-
 LONGEST_NAME = 80
 
 
-def pytest_make_parametrize_id(config: pytest.Config, val: Any, argname: str) -> str | None:
+def pytest_make_parametrize_id(val: Any, argname: str) -> str | None:
     """A long string or bytes as a parameter by its length: pytest would spell it out, 100 MB of it as 400."""
     if isinstance(val, (bytes, str)) and len(val) > LONGEST_NAME:
         return f"{argname}-of-{len(val)}"
