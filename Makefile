@@ -8,7 +8,7 @@ JOBS ?= 1
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo up compare test lab-check compose-test sim crash-test bench bench-quick lint format clean
+.PHONY: help demo up compare test lab-check compose-test sim delay-attack crash-test bench bench-quick lint format clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ compose-test: $(DEV_STAMP) ## Test the containers on a real Docker Engine
 sim: $(DEV_STAMP) ## Simulate the whole system under faults: SEEDS=20 (JOBS=2), or SEED=k alone (FAULTS=1,2 of it)
 	PYTHONPATH=tests/support $(BIN)/python -m simulation --seeds $(SEEDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
+
+delay-attack: $(DEV_STAMP) ## 1 to 64 dishonest challengers in every style against the dispute game; writes docs/delay/ (ARGS="--k 1 4")
+	PYTHONPATH=tests/support $(BIN)/python -m delay_report $(ARGS)
 
 crash-test: $(DEV_STAMP) ## kill -9 services under load, break their disks: ROUNDS=50 (SEED=k)
 	$(BIN)/pytest tests/crash

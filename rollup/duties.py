@@ -299,7 +299,7 @@ def _frivolous_challenge(node: RollupNode) -> Iterator[Duty]:
 
 
 def dispute_duties(node: RollupNode) -> Iterator[Duty]:
-    """The next move in every open dispute that the node is a side of."""
+    """The next move in every open dispute that the node is a side of, and an end to those that others let lie."""
     derivation, me = node.derivation, node.key.address
     settings = derivation.settings
     assert settings is not None
@@ -311,6 +311,11 @@ def dispute_duties(node: RollupNode) -> Iterator[Duty]:
             settle = player.settle_move(dispute, batch, me, derivation.bridge)
             if settle is not None:
                 yield Duty(("settle", dispute.index), settle)
+            continue
+        if me not in (dispute.defender, dispute.challenger):
+            move = player.bystander_move(dispute, settings, node.l1_height, derivation.bridge)
+            if move is not None and node.role == "verifier":
+                yield Duty(("bystander", dispute.index), move)
             continue
         key = ("move", dispute.index, dispute.moves)
         trace = _trace(node, batch)

@@ -122,6 +122,18 @@ def timeout_move(dispute: abi.Dispute, bridge: str = "bridge") -> Move:
     return _move("timeout", abi.DisputeArgs(dispute.index), TIMEOUT_GAS, why, bridge)
 
 
+def bystander_move(
+    dispute: abi.Dispute, settings: abi.BridgeSettings, height: int, bridge: str = "bridge"
+) -> Move | None:
+    """End a dispute of others that none of them ends: two sides that collude would keep the batch pending for ever.
+
+    The sides, who are paid for it, have ``max_move_delay`` blocks to do it themselves.
+    """
+    if dispute.stage == abi.RESOLVED or clock_left(dispute, height) >= -settings.max_move_delay:
+        return None
+    return timeout_move(dispute, bridge)
+
+
 def _defend_by_proof(
     dispute: abi.Dispute,
     trace: Trace,
