@@ -42,6 +42,9 @@ crash-test: $(DEV_STAMP) ## kill -9 services under load, break their disks: ROUN
 	$(BIN)/pytest tests/crash
 	PYTHONPATH=tests/support $(BIN)/python -m crashes --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+mutants: $(DEV_STAMP) ## Break our own code on purpose, each time a test must notice (ARGS="--only P7", "--write", "--help")
+	PYTHONPATH=tests/support $(BIN)/python -m mutants $(ARGS)
+
 bench: $(RUN_STAMP) ## Measure every figure of docs/PERFORMANCE.md on running services (ARGS="--only NAME --repeat 3")
 	$(BIN)/python -m benchmarks $(ARGS)
 
