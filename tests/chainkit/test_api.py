@@ -12,6 +12,7 @@ from fake_chain import COIN, MemoryBackend, make_genesis
 
 from chainkit.client import ApiError, ChainClient
 from chainkit.codec import encode, to_json
+from chainkit.http_limits import MAX_BODY
 from chainkit.keys import dev_keypair
 from chainkit.merkle import verify_proof
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
@@ -269,6 +270,7 @@ async def test_ten_megabytes_are_refused_unread(backend: MemoryBackend, http: ht
 
     response = await http.post("/transactions", content=body(), headers={"content-type": "application/json"})
     assert problem(response, 413, response.json()["code"])
+    assert read <= MAX_BODY + 65536
     assert not backend.pool
 
 
