@@ -402,10 +402,13 @@ class ChainClient:
         ) as response:
             if not response.is_success:
                 raise _api_error(response, await _read(response))
+            typed = False
             async for line in response.aiter_lines():
                 if len(line) > MAX_EVENT_LINE:
                     raise CodecError("an event is too large")
-                if line.startswith("data:"):
+                if line.startswith("event:") or not line:
+                    typed = bool(line)  # a message of a type of its own is about the stream, and no event
+                elif line.startswith("data:") and not typed:
                     yield _event(parse_json(line[5:].strip()))
 
 

@@ -3,12 +3,16 @@
 Responsible for appending and following. Must not know what the events mean, nor how they reach a client.
 
 A follower holds no queue: it reads the store at its own pace and sleeps when it has caught up, so a slow one
-costs a cursor and can neither lose an event nor fill the memory.
+costs a cursor and can neither lose an event nor fill the memory. There are so many places and no more; when all are
+taken a newcomer gets that of whoever has had his for longest, and is told to come again if that is not long. Nobody
+can tell a follower that never reads from one that does: so nobody keeps a place for ever while others wait.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from chainkit.codec import Bytes32, CodecError, decode, to_json
@@ -17,11 +21,24 @@ from chainkit.execution import Receipt
 from chainkit.store import Store, StoredEvent
 
 MAX_FOLLOWERS = 64
+TURN_SECONDS = 10.0
+"""How long a follower keeps his place, whoever else comes."""
 _BATCH = 128
 
 
 class TooManyFollowersError(Exception):
     """The log has as many followers as it takes."""
+
+
+class DisplacedError(Exception):
+    """Another follower has this one's place; it may come again, and goes on where it was."""
+
+
+@dataclass(eq=False)
+class _Place:
+    who: str
+    since: float
+    lost: bool = False
 
 
 class EventLog:
@@ -30,7 +47,7 @@ class EventLog:
     def __init__(self, store: Store, *, max_followers: int = MAX_FOLLOWERS) -> None:
         self._store = store
         self._max_followers = max_followers
-        self._followers = 0
+        self._places: list[_Place] = []  # longest first
         self._closed = False
         self._changed = asyncio.Event()
         store.on_commit(self._wake)
@@ -65,21 +82,41 @@ class EventLog:
     @property
     def followers(self) -> int:
         """How many are following now."""
-        return self._followers
+        return len(self._places)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether one more follower would be refused."""
-        return self._followers >= self._max_followers
+    def is_full(self, who: str = "") -> bool:
+        """Whether one more follower from the address ``who`` would be refused."""
+        return len(self._places) >= self._max_followers and self._who_gives_way(who) is None
 
-    async def follow(self, from_seq: int) -> AsyncIterator[StoredEvent]:
+    def _who_gives_way(self, who: str) -> _Place | None:
+        """Who has had his place for longest, of the address with the most of them; None if that is not long."""
+        counts = Counter(place.who for place in self._places)
+        counts[who] += 1
+        heaviest = max(counts.values())
+        oldest = next((place for place in self._places if counts[place.who] == heaviest), None)
+        if oldest is None or asyncio.get_running_loop().time() - oldest.since < TURN_SECONDS:
+            return None
+        return oldest
+
+    def _take_place(self, who: str) -> _Place:
+        if len(self._places) >= self._max_followers:
+            oldest = self._who_gives_way(who)
+            if oldest is None:
+                raise TooManyFollowersError(f"{self._max_followers} streams are open already")
+            oldest.lost = True
+            self._places.remove(oldest)
+            self._wake()
+        place = _Place(who, asyncio.get_running_loop().time())
+        self._places.append(place)
+        return place
+
+    async def follow(self, from_seq: int, who: str = "") -> AsyncIterator[StoredEvent]:
         """Each event from number ``from_seq`` on, once and in order, without end until `close`.
 
-        Raises `TooManyFollowersError` at the first step if the log has its fill.
+        ``who`` is the follower's address. Raises `TooManyFollowersError` at the first step if the log has its fill,
+        `DisplacedError` later if another one has got the place.
         """
-        if self.is_full:
-            raise TooManyFollowersError(f"{self._max_followers} streams are open already")
-        self._followers += 1
+        place = self._take_place(who)
         try:
             while not self._closed:
                 changed = self._changed  # before the read, so that no commit falls between
@@ -89,10 +126,13 @@ class EventLog:
                     if self._closed:
                         return
                     from_seq = event.seq + 1
+                if place.lost:
+                    raise DisplacedError
                 if len(batch) < _BATCH:
                     await changed.wait()
         finally:
-            self._followers -= 1
+            if not place.lost:
+                self._places.remove(place)
 
     async def wait(self, after_seq: int, seconds: float) -> None:
         """Return when an event after ``after_seq`` is there, or ``seconds`` have gone, or at `close`."""

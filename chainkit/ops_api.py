@@ -6,7 +6,7 @@ Responsible for those routes and for strict query parameters. Must not know what
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, Header, Path, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -15,7 +15,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
 from chainkit.codec import MAX_AMOUNT
-from chainkit.events import EventLog, TooManyFollowersError
+from chainkit.events import TURN_SECONDS, DisplacedError, EventLog, TooManyFollowersError
 from chainkit.openapi import INTEGER, OBJECT, TEXT, answers, listed, nullable, shape
 from chainkit.problems import Problem
 from chainkit.store import StoredEvent
@@ -23,7 +23,7 @@ from chainkit.views import json_bytes
 
 MAX_EVENTS: Final = 1000
 PING_SECONDS: Final = 15
-SEND_TIMEOUT: Final = 20  # seconds until a reader that takes nothing is let go
+SEND_TIMEOUT: Final = 20  # seconds until a reader that takes nothing is let go; its connection ends before
 
 _YES: Final = {"type": "boolean", "const": True}
 _LIVE: Final = shape(live=_YES)
@@ -140,19 +140,22 @@ def events_router(log: EventLog) -> APIRouter:
         summary="Server-sent events: each event once, in order, from the first on",
         description="The id of each message is its number. A connection that broke is resumed with the "
         "header `Last-Event-ID` (browsers send it by themselves) or with `?from=`; `?from=now` leaves out "
-        "the past.",
+        "the past. A message of the type `closing` is the last one: its data say why (`code`) and where to go on.",
         response_class=EventSourceResponse,
         responses=answers(_MESSAGE, kind="text/event-stream"),
     )
     async def stream(
+        request: Request,
         from_: Annotated[str, Query(alias="from", max_length=16, json_schema_extra=_FROM)] = "1",
         last_event_id: Annotated[str | None, Header(max_length=16, json_schema_extra=_LAST)] = None,
     ) -> Response:
         start = _stream_start(log, from_, last_event_id)
-        if log.is_full:
-            raise Problem(503, "too_many_streams", "Too many event streams are open")
+        who = request.client.host if request.client else ""
+        if log.is_full(who):
+            detail = f"a place may be free in {TURN_SECONDS:g} s; nothing is lost meanwhile"
+            raise Problem(503, "too_many_streams", "Too many event streams are open", detail)
         return EventSourceResponse(
-            _messages(log, start), ping=PING_SECONDS, send_timeout=SEND_TIMEOUT, sep="\n"
+            _messages(log, start, who), ping=PING_SECONDS, send_timeout=SEND_TIMEOUT, sep="\n"
         )
 
     return router
@@ -173,12 +176,20 @@ def _checked(text: str, where: str) -> int:
         ) from None
 
 
-async def _messages(log: EventLog, start: int) -> AsyncIterator[ServerSentEvent]:
+async def _messages(log: EventLog, start: int, who: str) -> AsyncIterator[ServerSentEvent]:
     try:
-        async for event in log.follow(start):
+        async for event in log.follow(start, who):
+            start = event.seq + 1
             yield _message(event)
     except TooManyFollowersError:
-        return
+        yield _closing("too_many_streams", start)
+    except DisplacedError:
+        yield _closing("displaced", start)
+
+
+def _closing(code: str, start: int) -> ServerSentEvent:
+    """The last message of a stream that somebody else's needs the place of."""
+    return ServerSentEvent(json_bytes({"code": code, "next": start}).decode(), event="closing")
 
 
 def _message(event: StoredEvent) -> ServerSentEvent:

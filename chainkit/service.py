@@ -31,6 +31,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chainkit.clock import ClockError
+from chainkit.connections import Connections, limited
 from chainkit.datadir import DataDirError, DiskTrouble
 from chainkit.disk_trouble import (
     RESUMING,
@@ -270,7 +271,7 @@ class _Run:
     async def _serve(self, service: Service) -> None:
         config = uvicorn.Config(
             self._until_trouble(service.app),
-            http="httptools",
+            http=limited(Connections()),
             ws="none",
             lifespan="off" if isinstance(service.app, OutOfOrder) else "on",
             log_config=None,

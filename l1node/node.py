@@ -60,6 +60,9 @@ FIRST_SHARE = 4
 MAX_HALVINGS = 6
 """How often the room in a block is halved while finality lags, once for every two slots."""
 _IN_PLACE = 16  # signatures that are verified without a thread
+_MOST_AT_ONCE = 256
+MAX_CHECKING = 4096
+"""Transactions from peers whose signatures may wait for their check: a quarter of a second."""
 
 _log = logging.getLogger("l1node")
 
@@ -119,6 +122,7 @@ class L1Node:
         self.tail = Tail()
         self.pool = Mempool(chain.rules)
         self.recent = Recent()
+        self._checking = 0
         self._broke = asyncio.Event()
         self._changed = asyncio.Event()
         self.reporter = Reporter(chain.rules, key, self.disk.cases(), self.disk.set_cases)
@@ -363,22 +367,43 @@ class L1Node:
         self.recent.add(tx)
         return SubmitResult(tx.id, True)
 
-    async def receive(self, wires: Sequence[bytes]) -> int:
-        """Transactions from a peer; how many were taken. They are not passed on: the peer told everyone."""
+    async def receive(self, wires: Sequence[bytes]) -> bool:
+        """Transactions from a peer; False if a signature is bad: then the rest was not looked at.
+
+        They are not passed on: the peer told everyone. More than `MAX_CHECKING` at once are left out: who sent them
+        has them still.
+        """
         self._check_broken()
         fresh = self._fresh(wires)
+        if self._checking + len(fresh) > MAX_CHECKING:
+            self.counts["transactions_left_out"] += len(fresh)
+            return True
+        self._checking += len(fresh)
+        try:
+            start, size = 0, 1
+            while start < len(fresh):  # a few first: one bad signature must not cost the check of a thousand
+                if not await self._take(fresh[start : start + size]):
+                    return False
+                start, size = start + size, min(2 * size, _MOST_AT_ONCE)
+        finally:
+            self._checking -= len(fresh)
+        return True
+
+    async def _take(self, fresh: Sequence[SignedTransaction]) -> bool:
+        """Check signatures, and take in what is good; whether all signatures were."""
         unseen = [tx for tx in fresh if self.recent.get(tx.wire) is not tx]
         if len(unseen) > _IN_PLACE:
             await asyncio.to_thread(verify_signatures, unseen)
-        taken = 0
         for tx in fresh:
+            if not tx.signature_valid():
+                self.counts["bad_signatures_in"] += 1
+                return False
             with suppress(InvalidTransaction):
                 check_submitted(self.rules, tx)
                 self.pool.add(tx, self._final_state.account)
                 self.recent.add(tx)
-                taken += 1
-        self.counts["transactions_in"] += taken
-        return taken
+                self.counts["transactions_in"] += 1
+        return True
 
     def _fresh(self, wires: Sequence[bytes]) -> list[SignedTransaction]:
         """Those that may be news, by what can be seen without checking a signature."""
@@ -388,9 +413,12 @@ class L1Node:
                 tx = self.recent.get(wire) or SignedTransaction.decode(
                     wire, limit=self.rules.fees.max_transaction_bytes
                 )
-                stale = tx.body.nonce < self._final_state.account(tx.body.sender).nonce
-                if tx.id in self.pool or stale or tx.body.chain_id != self.rules.chain_id:
+                account, body = self._final_state.account(tx.body.sender), tx.body
+                stale = body.nonce < account.nonce
+                if tx.id in self.pool or stale or body.chain_id != self.rules.chain_id:
                     self.counts["duplicates_in"] += 1
+                elif body.gas_limit * body.max_fee_per_gas + tx.value > account.balance:
+                    self.counts["unpaid_in"] += 1  # the pool would refuse it, after its signature was checked
                 else:
                     fresh.append(tx)
         return fresh

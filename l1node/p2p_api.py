@@ -105,12 +105,17 @@ async def take_body(node: L1Node, body: bytes) -> None:
     refused: set[str] = set()
     for message in messages:
         if isinstance(message, TransactionsMessage):
-            await node.receive(message.wires)
-            continue
-        before = node.engine.rejected.copy()
-        taken = node.on_message(message.proposal if isinstance(message, ProposalMessage) else message.vote)
-        if not taken:
-            refused |= {reason.value for reason in node.engine.rejected - before if reason not in _HARMLESS}
+            if not await node.receive(message.wires):
+                refused.add(Rejection.BAD_SIGNATURE.value)
+        else:
+            before = node.engine.rejected.copy()
+            if not node.on_message(
+                message.proposal if isinstance(message, ProposalMessage) else message.vote
+            ):
+                reasons = node.engine.rejected - before
+                refused |= {reason.value for reason in reasons if reason not in _HARMLESS}
+        if Rejection.BAD_SIGNATURE.value in refused:
+            break  # nobody honest sends one: the rest is not worth a check each
     if refused:
         raise Problem(
             422,

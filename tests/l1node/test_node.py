@@ -432,11 +432,16 @@ def test_a_flood_of_transactions_is_bounded_and_bad_ones_are_dropped(
         async with Mesh(genesis, tmp_path).running("v0") as mesh:
             node = mesh.nodes["v0"]
             good = [transfer(node, nonce) for nonce in range(3)]
-            bad = good[0].wire[:-1] + bytes([good[0].wire[-1] ^ 1])
             poor = transfer(node, 0, key=KeyPair(bytes(32)))
-            taken = await node.receive([bad, b"junk", poor.wire, *[tx.wire for tx in good], good[0].wire])
-            assert taken == 3
+            assert await node.receive([b"junk", poor.wire, *[tx.wire for tx in good], good[0].wire])
             assert len(node.pool) == 3
+            assert node.counts["unpaid_in"] == 1  # and no signature was checked for it
+            later = [transfer(node, nonce).wire for nonce in range(3, 9)]
+            assert not await node.receive([later[0], bad_of(later[1]), *later[2:]])
+            assert len(node.pool) == 4  # what follows a bad signature is not looked at
+
+    def bad_of(wire: bytes) -> bytes:
+        return wire[:-1] + bytes([wire[-1] ^ 1])
 
     run(test())
 
