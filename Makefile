@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 20
 ROUNDS ?= 50
+SECONDS ?= 60
 JOBS ?= 1
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo up compare test lab-check compose-test sim delay-attack crash-test bench bench-quick lint format clean
+.PHONY: help demo up compare test lab-check compose-test sim delay-attack crash-test abuse bench bench-quick lint format clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +45,9 @@ crash-test: $(DEV_STAMP) ## kill -9 services under load, break their disks: ROUN
 
 mutants: $(DEV_STAMP) ## Break our own code on purpose, each time a test must notice (ARGS="--only P7", "--write", "--help")
 	PYTHONPATH=tests/support $(BIN)/python -m mutants $(ARGS)
+
+abuse: $(DEV_STAMP) ## 2,000 transfers/s and every kind of junk at once: SECONDS=60 (SEED=k)
+	PYTHONPATH=tests/support:. $(BIN)/python -m abuse --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(RUN_STAMP) ## Measure every figure of docs/PERFORMANCE.md on running services (ARGS="--only NAME --repeat 3")
 	$(BIN)/python -m benchmarks $(ARGS)
