@@ -6,49 +6,28 @@ Must not know who makes blocks, nor how transactions come in; accounts are looke
 Every cap is hard. What is *gapped* (an earlier nonce of its sender is missing) cannot run now: it has a small
 share of the room and is the first to go, so that a flood of it keeps nobody out (promise P23). A sender must
 be able to pay for all that it has waiting, so that a flood needs as much money as it claims to spend.
+
+What makes it fast: all that is asked of a transaction again is worked out when it comes (`chainkit.waiting`); after
+a block only the front of a sender is taken off (`_take_front`); who was looked at for a block is put back only if it
+is still there when the next one is made (`chainkit.offering`); the order in which transactions would have to go
+exists only while the pool is full (`chainkit.eviction`).
 """
 
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
 
 from chainkit.codec import Address, Bytes32
-from chainkit.execution import InvalidTransaction, Rules, check_stateless, intrinsic_gas
+from chainkit.eviction import Eviction
+from chainkit.execution import InvalidTransaction, Rules, check_stateless
+from chainkit.offering import Offering
 from chainkit.state import Account
 from chainkit.transaction import SignedTransaction
+from chainkit.waiting import READY, Entry, Sender, make_entry
 
 AccountLookup = Callable[[Address], Account]
 
 GAPPED_SHARE = 8
 """Gapped transactions may take one part in so many of the room."""
-_GAPPED, _READY = 0, 1
-_HEAP_SLACK = 1024
-MAX_MISSES = 64
-"""`Mempool.select` ends when so many in a row were too large for what is left of the block."""
-
-
-@dataclass(slots=True)
-class _Entry:
-    tx: SignedTransaction
-    seq: int
-    cost: int  # gwei, at most: gas_limit * max_fee_per_gas + value
-
-
-@dataclass(slots=True)
-class _Sender:
-    nonce: int  # the account's next
-    end: int  # the first nonce from there on that is missing
-    entries: dict[int, _Entry] = field(default_factory=dict)
-    nonces: list[int] = field(default_factory=list)  # sorted
-    cost: int = 0
-    gapped: int = 0
-    gapped_bytes: int = 0
-    place: tuple[int, int] = (0, 0)  # no transaction of this sender comes before it in the order of `select`
-
-    def class_of(self, nonce: int) -> int:
-        """Whether a transaction with this nonce could run after those before it."""
-        return _READY if nonce <= self.end else _GAPPED
 
 
 class Mempool:
@@ -83,12 +62,10 @@ class Mempool:
         self._max_transactions = max_transactions
         self._max_bytes = max_bytes
         self._max_per_sender = max_per_sender
-        self._senders: dict[Address, _Sender] = {}
+        self._senders: dict[Address, Sender] = {}
         self._by_id: dict[Bytes32, SignedTransaction] = {}
-        self._tails: list[
-            tuple[int, int, int, Address, int]
-        ] = []  # heap: the first to go first; may be stale
-        self._places: list[tuple[int, int, Address]] = []  # heap: who may be offered first; may be stale
+        self._eviction = Eviction(self._senders)
+        self._offering = Offering(self._senders)
         self._bytes = 0
         self._gapped = 0
         self._gapped_bytes = 0
@@ -140,15 +117,18 @@ class Mempool:
             raise InvalidTransaction("already_known", "the transaction is already waiting")
         check_stateless(self._rules, tx)
         body = tx.body
-        account = account_of(body.sender)
-        self._check_nonce(body.nonce, account)
-        entry = _Entry(tx, self._seq, body.gas_limit * body.max_fee_per_gas + tx.value)
-        sender = self._senders.get(body.sender)
+        nonce, address = body.nonce, body.sender
+        account = account_of(address)
+        if not account.nonce <= nonce < account.nonce + self._max_per_sender:
+            self._refuse_nonce(nonce, account)
+        entry = make_entry(self._rules, tx, self._seq)
+        sender = self._senders.get(address)
         if sender is not None and sender.nonce != account.nonce:
-            self._refresh(body.sender, sender, account)
-            sender = self._senders.get(body.sender)
-        sender = sender or _Sender(account.nonce, account.nonce)
-        old = sender.entries.get(body.nonce)
+            self._refresh(address, sender, account)
+            sender = self._senders.get(address)
+        if sender is None:
+            sender = Sender(account.nonce, account.nonce)
+        old = sender.entries.get(nonce)
         if old is not None:
             _check_replacement(old.tx, tx)
         total = sender.cost + entry.cost - (old.cost if old else 0)
@@ -157,82 +137,51 @@ class Mempool:
                 "insufficient_balance",
                 f"with what is waiting already it needs {total} gwei, the account has {account.balance}",
             )
-        gone = self._make_room(entry, sender.class_of(body.nonce), old)
+        gone = self._make_room(entry, sender.class_of(nonce), old)
         self._seq += 1
-        self._senders[body.sender] = sender
+        self._senders[address] = sender
         if old is None:
-            self._insert(body.sender, sender, entry)
+            self._insert(address, sender, entry)
         else:
-            self._swap(body.sender, sender, old, entry)
+            self._swap(address, sender, old, entry)
             gone.append(old.tx)
-        self._compact()
+        if self._eviction.active and self._has_plenty():
+            self._eviction.forget()
         return gone
 
-    def _check_nonce(self, nonce: int, account: Account) -> None:
+    def _refuse_nonce(self, nonce: int, account: Account) -> None:
         if nonce < account.nonce:
             raise InvalidTransaction("stale_nonce", f"nonce {nonce}; the account's next is {account.nonce}")
-        if nonce >= account.nonce + self._max_per_sender:
-            raise InvalidTransaction(
-                "nonce_gap",
-                f"nonce {nonce} is too far ahead; the account's next is {account.nonce} "
-                f"and {self._max_per_sender} may wait",
-            )
+        raise InvalidTransaction(
+            "nonce_gap",
+            f"nonce {nonce} is too far ahead; the account's next is {account.nonce} "
+            f"and {self._max_per_sender} may wait",
+        )
 
-    def _make_room(self, entry: _Entry, kind: int, old: _Entry | None) -> list[SignedTransaction]:
+    def _make_room(self, entry: Entry, kind: int, old: Entry | None) -> list[SignedTransaction]:
         """Push out what must go; if that is not worth less than ``entry``, undo it and refuse."""
-        rank = (kind, entry.tx.body.max_fee_per_gas)
-        count = 0 if old else 1
-        size = len(entry.tx.wire) - (len(old.tx.wire) if old else 0)
-        gone: list[tuple[_Sender, _Entry]] = []
+        count, size = (0, entry.bytes - old.bytes) if old else (1, entry.bytes)
+        gone: list[tuple[Sender, Entry]] = []
         while not self._fits(count, size, kind):
-            victim = self._first_to_go(entry.tx)
-            if victim is None or victim[:2] >= rank:
+            victim = self._eviction.first(entry.tx.body.sender, entry.tx.body.nonce)
+            if victim is None or victim[:2] >= (kind, entry.max_fee):
                 for sender, evicted in reversed(gone):
                     self._senders[evicted.tx.body.sender] = sender
                     self._insert(evicted.tx.body.sender, sender, evicted)
-                self._compact()
                 raise InvalidTransaction(
                     "mempool_full", "the mempool is full; offer a higher max_fee_per_gas"
                 )
-            address = victim[3]
-            sender = self._senders[address]
-            gone.append((sender, self._remove_last(address, sender)))
+            sender = self._senders[victim.address]
+            gone.append((sender, self._remove_last(victim.address, sender)))
         return [evicted.tx for _, evicted in gone]
 
     def _fits(self, count: int, size: int, kind: int) -> bool:
         if len(self._by_id) + count > self._max_transactions or self._bytes + size > self._max_bytes:
             return False
-        return kind == _READY or (
+        return kind == READY or (
             self._gapped + count <= max(1, self._max_transactions // GAPPED_SHARE)
             and self._gapped_bytes + size <= self._max_bytes // GAPPED_SHARE
         )
-
-    def _first_to_go(self, newcomer: SignedTransaction) -> tuple[int, int, int, Address, int] | None:
-        """The last transaction of some sender: gapped before ready, then cheap before dear, then late first.
-
-        Never one that the newcomer itself builds on or replaces.
-        """
-        aside = None
-        found = None
-        while self._tails and found is None:
-            top = self._tails[0]
-            address, nonce = top[3], top[4]
-            if not self._is_current(top):
-                heappop(self._tails)
-            elif address == newcomer.body.sender and nonce <= newcomer.body.nonce:
-                aside = heappop(self._tails)
-            else:
-                found = top
-        if aside is not None:
-            heappush(self._tails, aside)
-        return found
-
-    def _is_current(self, tail: tuple[int, int, int, Address, int]) -> bool:
-        kind, _, seq, address, nonce = tail
-        sender = self._senders.get(address)
-        if sender is None or not sender.nonces or sender.nonces[-1] != nonce:
-            return False
-        return sender.entries[nonce].seq == -seq and sender.class_of(nonce) == kind
 
     # --- offering ---
 
@@ -244,49 +193,7 @@ class Mempool:
         Ends when the block is certainly full: by bytes, or by the least gas that each uses. How much they
         really use only execution knows, so whoever builds must still skip what no longer fits.
         """
-        # Who is behind in `_places` cannot come before who is in front: only those in front are looked at.
-        queue: list[tuple[int, int, Address, int]] = []
-        looked_at: dict[Address, tuple[int, int, Address]] = {}
-        gas_left, bytes_left, misses = gas_limit, max_bytes, 0
-        try:
-            while misses < MAX_MISSES:
-                while self._places and (not queue or self._places[0][:2] <= queue[0][:2]):
-                    top = heappop(self._places)
-                    if self._stands(top) and top[2] not in looked_at:
-                        looked_at[top[2]] = top
-                        self._enqueue(queue, top[2], account_of(top[2]).nonce, base_fee)
-                if not queue:
-                    break
-                _, seq, address, nonce = heappop(queue)
-                sender = self._senders.get(address)
-                entry = sender.entries.get(nonce) if sender else None
-                if entry is None or entry.seq != seq:
-                    continue  # replaced or removed since
-                tx = entry.tx
-                least = intrinsic_gas(self._rules, tx)
-                if tx.body.gas_limit > gas_limit or least > gas_left or len(tx.wire) > bytes_left:
-                    misses += 1
-                    continue
-                misses = 0
-                gas_left -= least
-                bytes_left -= len(tx.wire)
-                self._enqueue(queue, address, nonce + 1, base_fee)
-                yield tx
-        finally:
-            for top in looked_at.values():
-                heappush(self._places, top)
-
-    def _stands(self, top: tuple[int, int, Address]) -> bool:
-        sender = self._senders.get(top[2])
-        return sender is not None and sender.place == top[:2]
-
-    def _enqueue(
-        self, queue: list[tuple[int, int, Address, int]], address: Address, nonce: int, base_fee: int
-    ) -> None:
-        sender = self._senders.get(address)
-        entry = sender.entries.get(nonce) if sender else None
-        if entry is not None and entry.tx.body.max_fee_per_gas >= base_fee:
-            heappush(queue, (-_tip(entry.tx, base_fee), entry.seq, address, nonce))
+        return self._offering.select(account_of, base_fee, gas_limit, max_bytes)
 
     # --- after a block ---
 
@@ -299,7 +206,6 @@ class Mempool:
             sender = self._senders.get(address)
             if sender is not None and sender.nonce < nonce:
                 self._refresh(address, sender, Account(sender.cost, nonce))
-        self._compact()
 
     def update(
         self, account_of: AccountLookup, addresses: Iterable[Address] | None = None
@@ -313,7 +219,6 @@ class Mempool:
             sender = self._senders.get(address)
             if sender is not None:
                 dropped += self._refresh(address, sender, account_of(address))
-        self._compact()
         return dropped
 
     def remove(self, tx_id: Bytes32) -> None:
@@ -323,58 +228,66 @@ class Mempool:
             sender = self._senders[tx.body.sender]
             del sender.entries[tx.body.nonce]
             self._rebuild(tx.body.sender, sender, [tx])
-            self._compact()
 
-    def _refresh(self, address: Address, sender: _Sender, account: Account) -> list[SignedTransaction]:
+    def _refresh(self, address: Address, sender: Sender, account: Account) -> list[SignedTransaction]:
         """Bring one sender up to its account; returns what had to go."""
-        if (
-            sender.nonces[-1] < account.nonce and not sender.gapped
-        ):  # as after nearly every block: all are in it
-            gone = [entry.tx for entry in sender.entries.values()]
-            for tx in gone:
-                del self._by_id[tx.id]
-                self._bytes -= len(tx.wire)
+        if sender.nonce <= account.nonce <= sender.end:
+            gone = self._take_front(address, sender, account.nonce)
+            if not sender.entries or sender.cost <= account.balance:  # as after nearly every block
+                return gone
+            return gone + self._recount(address, sender, account)
+        return self._recount(address, sender, account)
+
+    def _take_front(self, address: Address, sender: Sender, nonce: int) -> list[SignedTransaction]:
+        """Forget what is before ``nonce``, up to which none is missing: whatever waits behind stays as it is."""
+        entries, by_id = sender.entries, self._by_id
+        gone: list[SignedTransaction] = []
+        for used in range(sender.nonce, nonce):
+            entry = entries.pop(used)
+            sender.cost -= entry.cost
+            self._bytes -= entry.bytes
+            del by_id[entry.tx.id]
+            gone.append(entry.tx)
+        sender.nonce = nonce
+        del sender.nonces[: len(gone)]
+        if not entries:
             del self._senders[address]
-            return gone
-        sender.nonce = account.nonce
-        kept: dict[int, _Entry] = {}
-        dropped: list[SignedTransaction] = []
-        cost = 0
-        for nonce in sender.nonces:
-            entry = sender.entries[nonce]
-            inside = account.nonce <= nonce < account.nonce + self._max_per_sender
-            if inside:
-                cost += entry.cost  # once it exceeds the balance, all later ones go too
-            if inside and cost <= account.balance:
-                kept[nonce] = entry
-            else:
-                dropped.append(entry.tx)
-        sender.entries = kept
-        self._rebuild(address, sender, dropped)
-        return dropped
+        elif gone:
+            self._offering.place(address, sender, sender.best())
+        return gone
+
+    def _recount(self, address: Address, sender: Sender, account: Account) -> list[SignedTransaction]:
+        """The same from scratch, whatever the account is now."""
+        kept, dropped = sender.split(account, self._max_per_sender)
+        sender.nonce, sender.entries = account.nonce, kept
+        gone = [entry.tx for entry in dropped]
+        self._rebuild(address, sender, gone)
+        return gone
 
     # --- bookkeeping: everything below keeps all counters in step ---
 
-    def _insert(self, address: Address, sender: _Sender, entry: _Entry) -> None:
-        nonce, size = entry.tx.body.nonce, len(entry.tx.wire)
-        kind = sender.class_of(nonce)
+    def _insert(self, address: Address, sender: Sender, entry: Entry) -> None:
+        nonce, nonces = entry.tx.body.nonce, sender.nonces
         sender.entries[nonce] = entry
-        insort(sender.nonces, nonce)
+        if not nonces or nonces[-1] < nonce:
+            nonces.append(nonce)
+        else:
+            insort(nonces, nonce)
         sender.cost += entry.cost
         self._by_id[entry.tx.id] = entry.tx
-        self._bytes += size
+        self._bytes += entry.bytes
         self._place(address, sender, entry)
-        if kind == _GAPPED:
-            self._count_gapped(sender, 1, size)
+        if nonce > sender.end:
+            self._count_gapped(sender, 1, entry.bytes)
         else:
             sender.end += 1
-            while (promoted := sender.entries.get(sender.end)) is not None:
-                self._count_gapped(sender, -1, -len(promoted.tx.wire))
+            while sender.gapped and (promoted := sender.entries.get(sender.end)) is not None:
+                self._count_gapped(sender, -1, -promoted.bytes)
                 sender.end += 1
-        self._push_tail(address, sender)
+        self._eviction.changed(address, sender)
 
-    def _swap(self, address: Address, sender: _Sender, old: _Entry, new: _Entry) -> None:
-        nonce, growth = new.tx.body.nonce, len(new.tx.wire) - len(old.tx.wire)
+    def _swap(self, address: Address, sender: Sender, old: Entry, new: Entry) -> None:
+        nonce, growth = new.tx.body.nonce, new.bytes - old.bytes
         sender.entries[nonce] = new
         sender.cost += new.cost - old.cost
         del self._by_id[old.tx.id]
@@ -383,77 +296,59 @@ class Mempool:
         self._place(address, sender, new)
         if nonce >= sender.end:
             self._count_gapped(sender, 0, growth)
-        self._push_tail(address, sender)
+        self._eviction.changed(address, sender)
 
-    def _remove_last(self, address: Address, sender: _Sender) -> _Entry:
+    def _remove_last(self, address: Address, sender: Sender) -> Entry:
         nonce = sender.nonces.pop()
         entry = sender.entries.pop(nonce)
-        size = len(entry.tx.wire)
         sender.cost -= entry.cost
         del self._by_id[entry.tx.id]
-        self._bytes -= size
+        self._bytes -= entry.bytes
         if nonce < sender.end:
             sender.end = nonce
         else:
-            self._count_gapped(sender, -1, -size)
+            self._count_gapped(sender, -1, -entry.bytes)
         if sender.nonces:
-            self._push_tail(address, sender)
+            self._eviction.changed(address, sender)
         else:
             del self._senders[address]
         return entry
 
-    def _rebuild(self, address: Address, sender: _Sender, dropped: Sequence[SignedTransaction]) -> None:
+    def _rebuild(self, address: Address, sender: Sender, dropped: Sequence[SignedTransaction]) -> None:
         """Recount a sender from its entries, after ``dropped`` left them."""
         for tx in dropped:
             del self._by_id[tx.id]
             self._bytes -= len(tx.wire)
-        self._count_gapped(sender, -sender.gapped, -sender.gapped_bytes)
-        sender.nonces = sorted(sender.entries)
-        sender.cost = sum(entry.cost for entry in sender.entries.values())
-        sender.end = sender.nonce
-        while sender.end in sender.entries:
-            sender.end += 1
-        for nonce in sender.nonces:
-            if nonce > sender.end:
-                self._count_gapped(sender, 1, len(sender.entries[nonce].tx.wire))
+        self._gapped -= sender.gapped
+        self._gapped_bytes -= sender.gapped_bytes
+        sender.recount()
+        self._gapped += sender.gapped
+        self._gapped_bytes += sender.gapped_bytes
         if sender.nonces:
-            self._push_tail(address, sender)
-            first, *others = sender.entries.values()
-            sender.place = _best(first)
-            for entry in others:
-                sender.place = min(sender.place, _best(entry))
-            heappush(self._places, (*sender.place, address))
+            self._eviction.changed(address, sender)
+            self._offering.place(address, sender, sender.best())
         else:
             del self._senders[address]
 
-    def _place(self, address: Address, sender: _Sender, entry: _Entry) -> None:
+    def _place(self, address: Address, sender: Sender, entry: Entry) -> None:
         """Let `select` find a sender with one transaction more."""
-        best = _best(entry)
-        if len(sender.entries) == 1 or best < sender.place:
-            sender.place = best
-            heappush(self._places, (*best, address))
+        if len(sender.entries) == 1 or entry.key < sender.place:
+            self._offering.place(address, sender, entry.key)
 
-    def _count_gapped(self, sender: _Sender, count: int, size: int) -> None:
+    def _count_gapped(self, sender: Sender, count: int, size: int) -> None:
         sender.gapped += count
         sender.gapped_bytes += size
         self._gapped += count
         self._gapped_bytes += size
 
-    def _push_tail(self, address: Address, sender: _Sender) -> None:
-        nonce = sender.nonces[-1]
-        entry = sender.entries[nonce]
-        fee = entry.tx.body.max_fee_per_gas
-        heappush(self._tails, (sender.class_of(nonce), fee, -entry.seq, address, nonce))
-
-    def _compact(self) -> None:
-        """Rebuild the heap once most of it is stale, so that it stays as small as what is held."""
-        if len(self._tails) > 2 * len(self._senders) + _HEAP_SLACK:
-            self._tails = []
-            for address, sender in self._senders.items():
-                self._push_tail(address, sender)
-        if len(self._places) > 2 * len(self._senders) + _HEAP_SLACK:
-            self._places = [(*sender.place, address) for address, sender in self._senders.items()]
-            heapify(self._places)
+    def _has_plenty(self) -> bool:
+        """Whether half of everything is free. (Not a little: to rank all again must be paid for by many newcomers.)"""
+        return (
+            2 * len(self._by_id) <= self._max_transactions
+            and 2 * self._bytes <= self._max_bytes
+            and 2 * GAPPED_SHARE * self._gapped <= self._max_transactions
+            and 2 * GAPPED_SHARE * self._gapped_bytes <= self._max_bytes
+        )
 
 
 def _check_replacement(old: SignedTransaction, new: SignedTransaction) -> None:
@@ -464,13 +359,3 @@ def _check_replacement(old: SignedTransaction, new: SignedTransaction) -> None:
             raise InvalidTransaction(
                 "replacement_underpriced", f"{name} must be at least {-(-11 * before // 10)} to replace it"
             )
-
-
-def _best(entry: _Entry) -> tuple[int, int]:
-    """Before this place in the order of `select` the transaction cannot come, whatever the base fee is."""
-    return -entry.tx.body.tip_per_gas, entry.seq
-
-
-def _tip(tx: SignedTransaction, base_fee: int) -> int:
-    """What the builder earns per gas; negative if the base fee is not covered."""
-    return min(tx.body.tip_per_gas, tx.body.max_fee_per_gas - base_fee)

@@ -58,7 +58,7 @@ def check_counters(pool: Mempool) -> None:
         assert sender.cost == sum(e.cost for e in sender.entries.values())
         gapped += sender.gapped
     assert pool.gapped == gapped
-    assert len(pool._tails) <= 2 * len(pool._senders) + 1024
+    assert len(pool._eviction) <= 2 * len(pool._senders) + 1024
 
 
 # --- what is refused ---

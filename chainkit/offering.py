@@ -1,0 +1,96 @@
+"""In what order a mempool offers transactions to a block.
+
+Responsible for the order: each sender's by nonce, the best tip first, then the oldest. Must not know how much room
+the pool has, nor whether what is offered gets into the block.
+
+Who is behind in the heap of places cannot come before who is in front, so only those in front are looked at. They
+are not put back at once: after a block nearly all of them are gone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from heapq import heapify, heappop, heappush
+
+from chainkit.codec import Address
+from chainkit.state import Account
+from chainkit.transaction import SignedTransaction
+from chainkit.waiting import Entry, Sender, offering_key
+
+_SLACK = 1024
+MAX_MISSES = 64
+"""`Offering.select` ends when so many in a row were too large for what is left of the block."""
+_Queue = list[tuple[int, Address, int, Entry]]
+
+
+class Offering:
+    """The order of what waits of ``senders``."""
+
+    def __init__(self, senders: Mapping[Address, Sender]) -> None:
+        self._senders = senders
+        self._places: list[tuple[int, Address]] = []  # heap: who may be offered first; may be stale
+        self._aside: list[tuple[int, Address]] = []  # taken from there for the last block
+
+    def __len__(self) -> int:
+        return len(self._places) + len(self._aside)
+
+    def place(self, address: Address, sender: Sender, place: int) -> None:
+        """A sender may be offered as early as this from now on."""
+        sender.place = place
+        heappush(self._places, (place, address))
+        if len(self) > 2 * len(self._senders) + _SLACK:
+            self._aside = []
+            self._places = [(sender.place, address) for address, sender in self._senders.items()]
+            heapify(self._places)
+
+    def select(
+        self, account_of: Callable[[Address], Account], base_fee: int, gas_limit: int, max_bytes: int
+    ) -> Iterator[SignedTransaction]:
+        """See `chainkit.mempool.Mempool.select`."""
+        self._put_back()
+        queue: _Queue = []
+        looked_at: dict[Address, tuple[int, Address]] = {}
+        senders, gas_left, bytes_left, misses = self._senders, gas_limit, max_bytes, 0
+        try:
+            while misses < MAX_MISSES:
+                places = self._places  # another list, if it was made anew meanwhile
+                while places and (not queue or places[0][0] <= queue[0][0]):
+                    top = heappop(places)
+                    place, address = top
+                    sender = senders.get(address)
+                    if sender is not None and sender.place == place and address not in looked_at:
+                        looked_at[address] = top
+                        _enqueue(queue, sender, address, account_of(address).nonce, base_fee)
+                if not queue:
+                    break
+                _, address, nonce, entry = heappop(queue)
+                sender = senders.get(address)
+                if sender is None or sender.entries.get(nonce) is not entry:
+                    continue  # replaced or removed since
+                tx, least, size = entry.tx, entry.least, entry.bytes
+                if tx.body.gas_limit > gas_limit or least > gas_left or size > bytes_left:
+                    misses += 1
+                    continue
+                misses = 0
+                gas_left -= least
+                bytes_left -= size
+                _enqueue(queue, sender, address, nonce + 1, base_fee)
+                yield tx
+        finally:
+            self._aside += looked_at.values()
+
+    def _put_back(self) -> None:
+        """Who was looked at for the last block and is still here."""
+        aside, self._aside = self._aside, []
+        for top in aside:
+            sender = self._senders.get(top[1])
+            if sender is not None and sender.place == top[0]:
+                heappush(self._places, top)
+
+
+def _enqueue(queue: _Queue, sender: Sender, address: Address, nonce: int, base_fee: int) -> None:
+    """The transaction of a sender with this nonce, if there is one and it covers the base fee."""
+    entry = sender.entries.get(nonce)
+    if entry is not None and entry.max_fee >= base_fee:
+        key = entry.key
+        if entry.covers < base_fee:  # its tip is what is left
+            key = offering_key(entry.max_fee - base_fee, entry.seq)
+        heappush(queue, (key, address, nonce, entry))
