@@ -57,16 +57,15 @@ def _foreign() -> list[str]:
     return sorted(found)
 
 
-def pytest_configure() -> None:
-    # Shrinking a counterexample is for people; that there is one is enough here. Tests may bring settings of their own.
-    try:
+def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.hasplugin(
+        "hypothesispytest"
+    ):  # else no test needs it, and its import takes a second
         from hypothesis import Phase, settings
-    except ImportError:
-        pass
-    else:
-        settings.register_profile(
-            "mutants", phases=(Phase.explicit, Phase.generate), deadline=None, database=None
-        )
+
+        # The same examples each time. To shrink a counterexample is for people; that there is one is enough here.
+        phases = (Phase.explicit, Phase.generate)
+        settings.register_profile("mutants", phases=phases, deadline=None, database=None, derandomize=True)
         settings.load_profile("mutants")
     if _FILE:
         found = hashlib.sha256((_ROOT / _FILE).read_bytes()).hexdigest()

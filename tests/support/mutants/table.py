@@ -32,8 +32,8 @@ those of one promise.
 TAIL = """
 ## What this does not show
 
-- That a promise holds: only that these breakages of it would not go unseen. What holds promises in general are the other
-  tests and the [simulation](SIMULATION.md), whose own checks have mutants here too: a *seed* is one of its runs.
+- That a promise holds: only that these breakages of it would not go unseen. What holds promises in general are the
+  other tests and the [simulation](SIMULATION.md), whose own checks have mutants here too: a *seed* is one of its runs.
 - Speed of the tests: seconds are those of a core, for a whole run of pytest with its start, up to the first failure.
 - Not promised at all: safety at one third or more of stolen stake (but the culprits are named), real money, privacy,
   constant-time signing.

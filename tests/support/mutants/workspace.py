@@ -25,7 +25,19 @@ HERE = Path(__file__).parent
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".hypothesis", ".*_cache", "__pycache__", "*.egg-info", "build", "comparison"
 )
-_OPTIONS = ("-q", "-p", "no:cacheprovider", "-n0", "-p", "mutants_guard", "--hypothesis-seed=0", "--tb=short")
+_OPTIONS = (
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-n0",
+    "-p",
+    "mutants_guard",
+    "-p",
+    "no:schemathesis",
+    "--tb=short",
+)
+_PLUGINS = {"hypothesis": "hypothesispytest", "anyio": "anyio"}
+"""Plugins that take half of a short run to import, left out where no test names what they are for."""
 
 _SEED_TEST = re.compile(r"(?:.*test_seeds\.py)?::test_seed\[([0-9]+)\]")
 
@@ -95,7 +107,14 @@ class Workspace:
         seeds = [match[1] for test in tests if (match := SEED.fullmatch(test))]
         nodes = [test for test in tests if not SEED.fullmatch(test)]
         nodes += [f"{self._plugin}/test_seeds.py"] if seeds else []
-        command = [sys.executable, "-m", "pytest", *_OPTIONS, *(["-x"] if stop else [])]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            *_OPTIONS,
+            *self._left_out(tests),
+            *(["-x"] if stop else []),
+        ]
         command += [f"--rootdir={self.root}", f"--basetemp={self._scratch}/tmp", *nodes]
         code, took, cpu, output = self._finish(command, self._environment(report, mutant, seeds), seconds)
         lines = report.read_text(encoding="utf-8").splitlines() if report.exists() else []
@@ -111,6 +130,14 @@ class Workspace:
             next((entry for entry in said if entry["kind"] == "imports"), None),
             output[-4000:],
         )
+
+    def _left_out(self, tests: Sequence[str]) -> list[str]:
+        files = {self.root / test.partition("::")[0] for test in tests}
+        files |= {file.with_name("conftest.py") for file in files}
+        text = "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
+        return [
+            word for name, plugin in _PLUGINS.items() if name not in text for word in ("-p", f"no:{plugin}")
+        ]
 
     def _environment(self, report: Path, mutant: Mutant | None, seeds: Sequence[str]) -> dict[str, str]:
         taken = ("PYTEST_", "MUTANTS_", "COVERAGE_", "HYPOTHESIS_")
