@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +152,8 @@ def _section(
     watched = [test for test in tests if test and not test.startswith("seed ")]
     lines = [
         f"\n### {promise.id}: {promise.words}\n\n",
-        f"Kept by {', '.join(_place(place) for place in code)}.\n\n",
-        f"Watched by {', '.join(_place(test) for test in watched)}.\n\n",
+        f"Kept by {_places(code)}.\n\n",
+        f"Watched by {_places(watched)}.\n\n",
         "| mutant | what it breaks | where | killed by | seconds |\n|---|---|---|---|--:|\n",
     ]
     for mutant in mutants:
@@ -177,6 +177,12 @@ def _killer(entry: Mapping[str, Any]) -> str:
     return f"`{killer.rpartition('::')[2] if '[' not in killer else killer[: killer.index('[')].rpartition('::')[2]}`"
 
 
-def _place(place: str) -> str:
-    file, _, name = place.partition("::")
-    return f"[`{file}`](../{file})" + (f" `{name}`" if name else "")
+def _places(places: Iterable[str]) -> str:
+    """Places by file: a link for each, with the names in it."""
+    files: dict[str, list[str]] = {}
+    for place in places:
+        file, _, name = place.partition("::")
+        files.setdefault(file, []).extend([f"`{name}`"] if name else [])
+    return "; ".join(
+        f"[{file}](../{file})" + (": " if names else "") + ", ".join(names) for file, names in files.items()
+    )
