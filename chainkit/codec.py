@@ -36,8 +36,11 @@ class CodecError(ValueError):
     """The bytes or the JSON are not the canonical form of the wanted type. The message says where."""
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Base of everything that is hashed, signed, stored or sent: immutable, encoded as an array."""
+class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Base of everything that is hashed, signed, stored or sent: immutable, encoded as an array.
+
+    No cycle can go through what never changes, so Python's garbage collector need not walk over it.
+    """
 
 
 T = TypeVar("T")

@@ -9,6 +9,7 @@ everything goes to the vault account, so that the bridge's books are exact (prom
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from chainkit import gas
 from chainkit.codec import MAX_AMOUNT, U53, Address, Bytes32, Record, decode, encode
@@ -75,6 +76,10 @@ class Receipt(Record, frozen=True):
     gas_used: U53
     fee: U53
     events: list[Event]
+
+
+NO_EVENTS: Final[list[Event]] = []
+"""The events of all receipts that have none: nobody appends to a receipt's."""
 
 
 class InvalidTransaction(Exception):  # noqa: N818 - reads as the reason it is
@@ -199,7 +204,12 @@ def intrinsic_gas(rules: Rules, tx: SignedTransaction) -> int:
 
 
 def check_stateless(rules: Rules, tx: SignedTransaction) -> None:
-    """The checks that need no state, signature included. Raises `InvalidTransaction`."""
+    """The checks that need no state, signature included. Raises `InvalidTransaction`.
+
+    What has passed them once, in this process and by these very rules, passes again: neither can change.
+    """
+    if tx.passed is rules:
+        return
     body, fees = tx.body, rules.fees
     if body.chain_id != rules.chain_id:
         raise InvalidTransaction(
@@ -220,6 +230,7 @@ def check_stateless(rules: Rules, tx: SignedTransaction) -> None:
         raise InvalidTransaction("fee_too_low", f"max_fee_per_gas is under the floor of {fees.min_base_fee}")
     if not tx.signature_valid():
         raise InvalidTransaction("bad_signature", "the signature is not the sender's")
+    tx.passed = rules
 
 
 def check_transaction(
@@ -299,7 +310,7 @@ def _plain_transfer(
         state.set_account(payee, paid_after)
     count_supply(state, 0, burned)
     _count_gas(state, env, gas_used)
-    return Receipt(tx.id, True, "", "", gas_used, fee, [])
+    return Receipt(tx.id, True, "", "", gas_used, fee, NO_EVENTS)
 
 
 def _run_transaction(

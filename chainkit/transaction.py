@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
 
+import msgspec
+
 from chainkit.codec import (
     U53,
     Address,
@@ -79,17 +81,19 @@ def transaction_id(body_bytes: bytes) -> Bytes32:
     return tagged_hash("transaction", body_bytes)
 
 
-class SignedTransaction:
-    """A decoded transaction with its wire bytes and id, each made once. Equality is by wire bytes."""
+class SignedTransaction(msgspec.Struct, gc=False, eq=False):
+    """A decoded transaction with its wire bytes and id, each made once. Equality is by wire bytes.
 
-    __slots__ = ("_valid", "body", "id", "signature", "wire")
+    What was found out about it stays with it: whether its sender signed it, and by which rules of a chain it is
+    well formed (see `chainkit.execution.check_stateless`).
+    """
 
-    def __init__(self, body: Body, signature: bytes, wire: bytes, tx_id: Bytes32) -> None:
-        self.body = body
-        self.signature = signature
-        self.wire = wire
-        self.id = tx_id
-        self._valid: bool | None = None
+    body: Body
+    signature: bytes
+    wire: bytes
+    id: Bytes32
+    _valid: bool | None = None
+    passed: object = None
 
     @classmethod
     def decode(cls, wire: bytes, *, limit: int = MAX_TRANSACTION_BYTES) -> "SignedTransaction":
@@ -132,6 +136,7 @@ class SignedTransaction:
     def note_signature(self, valid: bool) -> None:
         """Take over the verdict of `chainkit.keys.verify` on this signature, found in another process."""
         self._valid = valid
+        self.passed = None
 
     @property
     def value(self) -> int:
