@@ -1,13 +1,20 @@
-"""Keys at rest: one Ed25519 key in one file, as encrypted PKCS#8 PEM (RFC 5958, RFC 8410).
+"""Keys at rest: one Ed25519 key in one file, encrypted and authenticated, under a passphrase that is costly to guess.
 
-The PEM is preceded by a line ``Address: 0x<hex>`` (explanatory text, RFC 7468 section 2). The cipher
-of PKCS#8 authenticates nothing: a bit that flips on the disk can yield another key without an
-error, and whoever used it would pay from, or to, an account that nobody has. The line tells.
+    Address: 0x<hex>
+    -----BEGIN LAYERLAB ENCRYPTED KEY-----
+    base64 of: 0x01, passes (4 bytes), KiB of memory (4 bytes), salt (16), nonce (24), XChaCha20-Poly1305 of the seed
+    -----END LAYERLAB ENCRYPTED KEY-----
+
+The key of the cipher is Argon2id (RFC 9106) of the passphrase: memory-hard, so that trying passphrases on a stolen file
+takes 64 MiB each. The address line and the parameters are authenticated with it. Files in the older format, PKCS#8
+(whose PBKDF2 is cheap to try, and whose cipher authenticates nothing), are still read and never written.
 
 Responsible for reading and writing key files safely. Must not know whose key it is, nor what it
 signs: ``keys`` signs and verifies, this module only stores.
 """
 
+import base64
+import binascii
 import contextlib
 import os
 import secrets
@@ -17,19 +24,31 @@ from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-    load_pem_private_key,
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from nacl.bindings import (
+    crypto_aead_xchacha20poly1305_ietf_decrypt,
+    crypto_aead_xchacha20poly1305_ietf_encrypt,
 )
+from nacl.exceptions import CryptoError
+from nacl.pwhash import argon2id
 
 from chainkit.keys import KeyPair
 
 MODE: Final = 0o600
 MAX_FILE_BYTES: Final = 16_384
 MAX_PASSPHRASE_BYTES: Final = 1023  # OpenSSL takes no more
+PASSES, MEMORY_KIB = 3, 64 * 1024
+"""RFC 9106, the second recommended choice: a tenth of a second of one core."""
+MAX_PASSES: Final = 16
+MAX_MEMORY_KIB: Final = 256 * 1024
+"""A file that asks for more is refused: it is the file that says how much."""
 _ADDRESS: Final = b"Address: 0x"
+_BEGIN: Final = b"-----BEGIN LAYERLAB ENCRYPTED KEY-----\n"
+_END: Final = b"\n-----END LAYERLAB ENCRYPTED KEY-----\n"
+_VERSION: Final = b"\x01"
+_HEAD_BYTES: Final = 1 + 4 + 4 + 16
+_NONCE_BYTES: Final = 24
+_SEALED_BYTES: Final = _HEAD_BYTES + _NONCE_BYTES + 32 + 16
 _ENCRYPTED: Final = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 
 
@@ -54,14 +73,12 @@ def save_key(path: Path, keypair: KeyPair, passphrase: str) -> None:
         If the passphrase is empty or unusable, the file exists, or it cannot be written.
     """
     secret = _passphrase_bytes(path, passphrase)
-    pem = Ed25519PrivateKey.from_private_bytes(keypair.seed).private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(secret)
-    )
+    content = _sealed(keypair, secret)
     # A random suffix: what a crash left behind is in nobody's way.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         try:
-            _write_new(temporary, _address_line(keypair) + pem)
+            _write_new(temporary, content)
             # A hard link and not a rename, which would silently replace another key.
             path.hardlink_to(temporary)
         finally:
@@ -87,9 +104,61 @@ def load_key(path: Path, passphrase: str) -> KeyPair:
     """
     secret = _passphrase_bytes(path, passphrase)
     data = _read_private(path)
+    if _BEGIN in data:
+        return _opened(path, data, secret)
+    return _load_pkcs8(path, data, secret)
+
+
+def _sealed(keypair: KeyPair, secret: bytes) -> bytes:
+    """The bytes of a key file."""
+    salt, nonce = secrets.token_bytes(16), secrets.token_bytes(_NONCE_BYTES)
+    head = _VERSION + PASSES.to_bytes(4, "big") + MEMORY_KIB.to_bytes(4, "big") + salt
+    line = _address_line(keypair)
+    box = crypto_aead_xchacha20poly1305_ietf_encrypt(
+        keypair.seed, line + head, nonce, _stretched(secret, head)
+    )
+    return line + _BEGIN + base64.b64encode(head + nonce + box) + _END
+
+
+def _stretched(secret: bytes, head: bytes) -> bytes:
+    """Argon2id of the passphrase with what ``head`` says."""
+    passes, memory = int.from_bytes(head[1:5], "big"), int.from_bytes(head[5:9], "big")
+    return argon2id.kdf(32, secret, head[9:], opslimit=passes, memlimit=memory * 1024)
+
+
+def _opened(path: Path, data: bytes, secret: bytes) -> KeyPair:
+    line, _, rest = data.partition(_BEGIN)
+    damaged = KeyFileError(path, "is damaged: it is not what was saved", "restore a backup")
+    try:
+        sealed = base64.b64decode(rest.removesuffix(_END), validate=True)
+    except (binascii.Error, ValueError):
+        raise damaged from None
+    head, nonce, box = (
+        sealed[:_HEAD_BYTES],
+        sealed[_HEAD_BYTES:][:_NONCE_BYTES],
+        sealed[_HEAD_BYTES + _NONCE_BYTES :],
+    )
+    passes, memory = int.from_bytes(head[1:5], "big"), int.from_bytes(head[5:9], "big")
+    whole = line + _BEGIN + base64.b64encode(sealed) + _END == data and len(sealed) == _SEALED_BYTES
+    if not whole or head[:1] != _VERSION or not (1 <= passes <= MAX_PASSES and 8 <= memory <= MAX_MEMORY_KIB):
+        raise damaged
+    try:
+        keypair = KeyPair(
+            crypto_aead_xchacha20poly1305_ietf_decrypt(box, line + head, nonce, _stretched(secret, head))
+        )
+    except CryptoError:
+        problem = "wrong passphrase, or the file is damaged"
+        raise KeyFileError(path, problem, "try the passphrase again, or restore a backup") from None
+    if line != _address_line(keypair):
+        raise damaged
+    return keypair
+
+
+def _load_pkcs8(path: Path, data: bytes, secret: bytes) -> KeyPair:
+    """The older format."""
     start = data.find(_ENCRYPTED)
     if start < 0:
-        problem = "is not an encrypted private key (PKCS#8 PEM)"
+        problem = "is not an encrypted private key"
         raise KeyFileError(path, problem, "make one with a passphrase, or give the right file")
     preamble, pem = data[:start], data[start:]
     try:

@@ -23,11 +23,19 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chainkit import keystore
 from chainkit.keys import dev_keypair
 from chainkit.keystore import KeyFileError, load_key, save_key
 
 ALICE = dev_keypair("alice")
 PASSPHRASE = "correct horse battery staple"
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests are not about how long a guess takes, but for the one that is."""
+    monkeypatch.setattr(keystore, "PASSES", 1)
+    monkeypatch.setattr(keystore, "MEMORY_KIB", 8)
 
 
 @pytest.fixture
@@ -78,15 +86,63 @@ def test_any_text_is_a_passphrase(path: Path, passphrase: str) -> None:
     assert load_key(path, passphrase) == ALICE
 
 
-def test_the_file_is_standard_and_encrypted(saved: Path) -> None:
+def test_the_file_is_encrypted_and_names_the_address(saved: Path) -> None:
     data = saved.read_bytes()
-    address, _, pem_bytes = data.partition(b"\n")
+    address, _, rest = data.partition(b"\n")
     assert address == b"Address: 0x" + ALICE.address.hex().encode()
-    assert pem_bytes.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    assert rest.startswith(b"-----BEGIN LAYERLAB ENCRYPTED KEY-----\n")
     assert ALICE.seed not in data
-    key = load_pem_private_key(data, PASSPHRASE.encode())
-    assert isinstance(key, Ed25519PrivateKey)
-    assert key.private_bytes_raw() == ALICE.seed
+    assert ALICE.seed not in base64.b64decode(rest.splitlines()[1])
+
+
+def test_a_guess_costs_argon2id_with_64_mib(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is shipped, not what the other tests use: the parameters stand in the file, and are what is computed."""
+    monkeypatch.undo()
+    asked: list[tuple[int, int]] = []
+    real = keystore.argon2id.kdf
+
+    def kdf(*args: Any, opslimit: int, memlimit: int) -> bytes:
+        asked.append((opslimit, memlimit))
+        return real(*args, opslimit=opslimit, memlimit=memlimit)
+
+    monkeypatch.setattr(keystore.argon2id, "kdf", kdf)
+    save_key(path, ALICE, PASSPHRASE)
+    assert load_key(path, PASSPHRASE) == ALICE
+    assert asked == [(3, 64 * 1024 * 1024)] * 2
+
+
+def test_two_files_of_one_key_share_nothing(saved: Path) -> None:
+    other = saved.with_name("other.pem")
+    save_key(other, ALICE, PASSPHRASE)
+    first, second = (base64.b64decode(f.read_bytes().splitlines()[2]) for f in (saved, other))
+    assert first[9:25] != second[9:25]
+    assert first[25:49] != second[25:49]
+
+
+def test_the_older_format_is_still_read(path: Path) -> None:
+    key = pem(Ed25519PrivateKey.from_private_bytes(ALICE.seed))
+    put(path, b"Address: 0x" + ALICE.address.hex().encode() + b"\n" + key)
+    assert load_key(path, PASSPHRASE) == ALICE
+    assert "wrong passphrase" in refused(path, "another")
+
+
+def test_a_file_that_asks_for_all_memory_is_refused_before_it_gets_any(saved: Path) -> None:
+    lines = saved.read_bytes().splitlines(keepends=True)
+    sealed = bytearray(base64.b64decode(lines[2]))
+    for place, value in ((1, b"\xff" * 4), (5, b"\xff" * 4), (1, bytes(4)), (5, bytes(4)), (0, b"\x02")):
+        changed = bytes(sealed[:place]) + value + bytes(sealed[place + len(value) :])
+        saved.write_bytes(lines[0] + lines[1] + base64.b64encode(changed) + b"\n" + lines[3])
+        assert "damaged" in refused(saved)
+
+
+def test_every_bit_is_authenticated(saved: Path) -> None:
+    content = saved.read_bytes()
+    for place in range(len(content)):
+        saved.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        refused(saved)
+    other = dev_keypair("bob").address.hex().encode()
+    saved.write_bytes(b"Address: 0x" + other + content[content.index(b"\n") :])
+    refused(saved)
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
@@ -212,9 +268,13 @@ def test_a_directory_and_a_fifo_are_refused_without_waiting(tmp_path: Path) -> N
     assert "not a regular file" in refused(fifo)
 
 
-def test_a_bit_that_flips_in_the_ciphertext_yields_no_other_key(saved: Path) -> None:
+def test_a_bit_that_flips_in_the_older_ciphertext_yields_no_other_key(path: Path) -> None:
     """PKCS#8 encrypts in CBC, without authentication: some flips decrypt to another key."""
-    address, _, body = saved.read_bytes().partition(b"\n")
+    address, body = (
+        b"Address: 0x" + ALICE.address.hex().encode(),
+        pem(Ed25519PrivateKey.from_private_bytes(ALICE.seed)),
+    )
+    saved = put(path, address + b"\n" + body)
     lines = body.splitlines()
     der = base64.b64decode(b"".join(lines[1:-1]))
     silent = 0
