@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge import abi, arbitration, batches, upgrade, withdrawals
 from bridge.books import open_books
-from bridge.settings import check_l1, check_l2_genesis, check_settings
+from bridge.settings import check_l1, check_l2_genesis, check_settings, check_strangers
 from chainkit.codec import Record, to_json
 from chainkit.contract import Context, Contract, Storage, method
 from chainkit.execution import Rules
@@ -41,6 +41,7 @@ class Bridge(Contract):
         l2, settings = self.params.l2_genesis, self.params.settings
         check_settings(settings)
         check_l1(genesis)
+        check_strangers(genesis, settings)
         _, tree = check_l2_genesis(genesis, l2)
         supply = l2.total_supply
         if ctx.balance() != supply:

@@ -8,7 +8,7 @@ from bridge.abi import MAX_BISECTION, MAX_WITNESS_BYTES, BridgeSettings
 from chainkit import gas
 from chainkit.execution import Rules
 from chainkit.genesis import Genesis, GenesisError, genesis_state
-from chainkit.keys import is_valid_address
+from chainkit.keys import is_valid_address, well_known_name
 from chainkit.merkle import Tree
 from rollup.stf import MAX_STEP_BYTES
 
@@ -157,6 +157,14 @@ def proof_gas(size: int) -> int:
     return gas.SIGNATURE + gas.HASH * (size // 32 + 1)
 
 
+def check_strangers(l1: Genesis, settings: BridgeSettings) -> None:
+    """On what is no devnet nobody may rule by a key that everybody knows. Raises `SettingsError`."""
+    for role in ("sequencer", "admin"):
+        address = getattr(settings, role)
+        name = None if l1.devnet or address is None else well_known_name(address)
+        _require(name is None, f"settings.{role} is the well-known key of {name!r}; only a devnet may use it")
+
+
 def check_l2_genesis(l1: Genesis, l2: Genesis) -> tuple[Rules, Tree]:
     """The L2 rules and the state that batch 0 stands for. Raises `SettingsError`."""
     try:
@@ -164,6 +172,9 @@ def check_l2_genesis(l1: Genesis, l2: Genesis) -> tuple[Rules, Tree]:
     except GenesisError as error:
         raise SettingsError(f"l2_genesis: {error}") from None
     _require(l2.chain_id != l1.chain_id, "l2_genesis.chain_id must differ from L1's")
+    _require(
+        l1.devnet or not l2.devnet, "l2_genesis.devnet must be false: L1 is no devnet, its coins are real"
+    )
     _require(not l2.validators, "l2_genesis.validators must be empty: L1 orders the rollup")
     _require(l2.vault is not None, "l2_genesis.vault must be set: fees stay inside the escrow")
     _require(l2.time <= l1.time, "l2_genesis.time must not be later than L1's genesis")

@@ -27,7 +27,7 @@ from chainkit.codec import (
 from chainkit.contract import BLOCK_KEY, SUPPLY_KEY, BlockEnvironment, Contract, Revert, Supply
 from chainkit.execution import FeeParameters, Rules, SupplyViolation, check_supply, system_context
 from chainkit.hashing import tagged_hash
-from chainkit.keys import is_dev_address, is_valid_address
+from chainkit.keys import is_valid_address, well_known_name
 from chainkit.merkle import Tree
 from chainkit.state import Account, State, account_key, contract_address
 
@@ -149,6 +149,7 @@ def _check(genesis: Genesis) -> None:
     _require(names == sorted(set(names)), "contracts must be sorted by name, each once")
     if genesis.vault is not None:
         _require(is_valid_address(genesis.vault), "vault is not a valid public key")
+        _check_stranger("vault", genesis.vault, genesis.devnet)
     _require(genesis.total_supply <= MAX_AMOUNT, "the total supply must stay below 2**53 gwei")
 
 
@@ -161,11 +162,15 @@ def _check_keys(where: str, addresses: list[Address], devnet: bool) -> None:
     _require(addresses == sorted(set(addresses)), f"{where} must be sorted by address, each once")
     for address in addresses:
         _require(is_valid_address(address), f"{where}: 0x{address.hex()} is not a valid public key")
-        name = is_dev_address(address)
-        _require(
-            devnet or name is None,
-            f"{where}: 0x{address.hex()} is the well-known key of {name!r}; only a devnet may use it",
-        )
+        _check_stranger(where, address, devnet)
+
+
+def _check_stranger(where: str, address: Address, devnet: bool) -> None:
+    name = None if devnet else well_known_name(address)
+    _require(
+        name is None,
+        f"{where}: 0x{address.hex()} is the well-known key of {name!r}; only a devnet may use it",
+    )
 
 
 def genesis_state(genesis: Genesis) -> tuple[Rules, Tree]:

@@ -65,6 +65,7 @@ DEV_ACCOUNTS: Final = (
     "verifier",
 )
 DEV_VALIDATORS: Final = 32
+DEV_STUDENTS: Final = 300
 _DEV_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
@@ -217,8 +218,8 @@ def dev_keypair(name: str) -> KeyPair:
 def is_dev_address(address: bytes) -> str | None:
     """The name of the well-known devnet key behind ``address``, or None.
 
-    Covers ``DEV_ACCOUNTS`` and ``validator-0`` to ``validator-31``. A chain that carries real
-    value must refuse these addresses.
+    Covers ``DEV_ACCOUNTS`` and ``validator-0`` to ``validator-31``, who are on every devnet; `well_known_name` knows
+    the others as well.
     """
     return _dev_addresses().get(address) if type(address) is bytes else None
 
@@ -226,6 +227,22 @@ def is_dev_address(address: bytes) -> str | None:
 @lru_cache(maxsize=1)
 def _dev_addresses() -> dict[bytes, str]:
     names = (*DEV_ACCOUNTS, *(f"validator-{index}" for index in range(DEV_VALIDATORS)))
+    return {dev_keypair(name).address: name for name in names}
+
+
+def well_known_name(address: bytes) -> str | None:
+    """The name behind a key that any devnet of ours uses, or None. A chain that carries real value must refuse these.
+
+    Besides `is_dev_address`: ``side-`` and ``operator-0`` to ``-31``, ``vault`` and 300 students.
+    """
+    return is_dev_address(address) or (_other_names().get(address) if type(address) is bytes else None)
+
+
+@lru_cache(maxsize=1)
+def _other_names() -> dict[bytes, str]:
+    numbered = [f"{kind}-{index}" for kind in ("side", "operator") for index in range(DEV_VALIDATORS)]
+    students = [f"student-{number:0{width}}" for width in (2, 3) for number in range(1, DEV_STUDENTS + 1)]
+    names = ["vault", *numbered, *(name for name in students if len(name) <= len("student-300"))]
     return {dev_keypair(name).address: name for name in names}
 
 

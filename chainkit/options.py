@@ -22,7 +22,7 @@ import httpx
 from chainkit.clock import Clock, ClockError, SystemClock, VirtualClock
 from chainkit.fault_api import DEVNET_TOKEN, check_fault_token
 from chainkit.genesis import MAX_GENESIS_BYTES, Genesis, GenesisError, genesis_from_bytes
-from chainkit.keys import InvalidDevNameError, KeyPair, dev_keypair
+from chainkit.keys import InvalidDevNameError, KeyPair, dev_keypair, well_known_name
 from chainkit.keystore import KeyFileError, load_key
 from chainkit.logs import LEVELS
 from chainkit.service import EXIT_STARTUP, RunOptions, StartupError, one_line
@@ -141,6 +141,7 @@ def service_parser(
     add("--host", "address to listen on (default 127.0.0.1)", "127.0.0.1", metavar="HOST")
     add("--port", f"port to listen on (default {port}; 0: any free one)", port, read=_port, metavar="PORT")
     add("--clock", "clock file of a devnet (default: wall time)", metavar="FILE")
+    add("--no-devnet", "refuse a devnet's genesis, whose keys everybody knows", False, flag=True)
     add(
         "--log-level",
         f"how much to log: {', '.join(LEVELS)} (default info)",
@@ -248,11 +249,31 @@ def run_options(name: str, args: argparse.Namespace) -> RunOptions:
 
 
 def read_genesis(args: argparse.Namespace, option: str = "--genesis") -> Genesis:
-    """The genesis that ``option`` names. Raises `StartupError`."""
+    """The genesis that ``option`` names. Raises `StartupError`, also for what only a devnet may be run with."""
     path = getattr(args, option.lstrip("-").replace("-", "_"))
     if not path:
         raise StartupError(f"no genesis; give the chain's file with {named(option)}")
-    return read_genesis_file(Path(path), option)
+    genesis = read_genesis_file(Path(path), option)
+    check_devnet(args, genesis)
+    return genesis
+
+
+def check_devnet(args: argparse.Namespace, genesis: Genesis) -> None:
+    """What is made for a devnet, on a chain that is none, and the other way round. Raises `StartupError`."""
+    if genesis.devnet:
+        if args.no_devnet:
+            raise StartupError(
+                f"{named('--no-devnet')}: this genesis is a devnet's, everybody knows its keys"
+            )
+        return
+    if args.clock:
+        raise StartupError(
+            f"{named('--clock')} is a devnet's time, which its owner bends; this chain is no devnet"
+        )
+    if getattr(args, "enable_faults", False):
+        raise StartupError(
+            f"{named('--enable-faults')} makes a devnet's node dishonest; this chain is no devnet"
+        )
 
 
 def read_genesis_file(path: Path, option: str = "--genesis") -> Genesis:
@@ -299,9 +320,15 @@ def read_key(
     if args.key_file:
         passphrase, where = _passphrase(environ)
         try:
-            return load_key(Path(args.key_file), passphrase)
+            key = load_key(Path(args.key_file), passphrase)
         except KeyFileError as error:
             raise StartupError(f"{named('--key-file')} with {where}: {error}") from None
+        name = None if genesis.devnet else well_known_name(key.address)
+        if name is not None:
+            raise StartupError(
+                f"{named('--key-file')} holds the well-known key of {name!r}; this chain is no devnet, make a new one"
+            )
+        return key
     return None
 
 

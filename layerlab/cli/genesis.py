@@ -15,8 +15,9 @@ import typer
 import bridge.service
 import l1node.service
 import rollup.service
-from chainkit.fault_api import DEVNET_TOKEN
+from chainkit.fault_api import check_fault_token
 from chainkit.genesis import genesis_to_json
+from chainkit.service import StartupError
 from layerlab.cli import settings
 from layerlab.cli.common import Session, verb
 from layerlab.cli.errors import CommandError
@@ -121,13 +122,14 @@ def _new_token(given: str | None, containers: bool) -> str:
     Raises `CommandError` for one that services would refuse, or that no HTTP header can carry.
     """
     if given:
-        if not (given.isascii() and given.isprintable()) or " " in given:
+        if " " in given:
             raise CommandError("LAYERLAB_FAULT_TOKEN must be printable ASCII without spaces", "invalid_token")
-        if containers and given == DEVNET_TOKEN:
+        try:
+            check_fault_token("0.0.0.0" if containers else "127.0.0.1", given)
+        except StartupError as error:
             raise CommandError(
-                "LAYERLAB_FAULT_TOKEN is the one that everybody knows; give another, or none: then one is drawn",
-                "invalid_token",
-            )
+                f"LAYERLAB_FAULT_TOKEN: {error}; or give none: then one is drawn", "invalid_token"
+            ) from None
         return given
     return secrets.token_urlsafe(TOKEN_BYTES) if containers else DevnetConfig.fault_token
 

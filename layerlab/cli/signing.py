@@ -12,7 +12,7 @@ from typing import Final
 
 from chainkit.client import ApiError, ChainClient, ReceiptInfo
 from chainkit.fees import call_gas, transfer_gas
-from chainkit.keys import KeyPair
+from chainkit.keys import KeyPair, well_known_name
 from chainkit.keystore import load_key
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 from layerlab.cli.amounts import show_amount
@@ -32,7 +32,15 @@ async def signer(session: Session, client: ChainClient, who: str) -> KeyPair:
             f"{short(who)} is an address and cannot sign; give its key file with --from", "no_key"
         )
     if looks_like_file(who):
-        return load_key(Path(who), passphrase(f"passphrase of {who}: "))
+        key = load_key(Path(who), passphrase(f"passphrase of {who}: "))
+        name = well_known_name(key.address)
+        if name is not None and not (await session.status(client))["devnet"]:
+            raise CommandError(
+                f"{who!r} holds the well-known key of {name!r}, and {client.url} is no devnet: make one with "
+                "layerlab keys new",
+                "well_known_key",
+            )
+        return key
     return await session.dev_key(client, who)
 
 

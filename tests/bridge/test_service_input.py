@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from bridge_world import (
     COIN,
     L1_URL,
@@ -20,6 +21,7 @@ from msgspec.structs import replace
 
 from bridge import abi
 from bridge.service import create
+from bridge.settings import SettingsError, check_l2_genesis, check_strangers
 from chainkit.block import Validator
 from chainkit.chain import Chain
 from chainkit.codec import encode
@@ -229,6 +231,22 @@ def test_what_is_not_there_is_a_problem_that_says_what_is(tmp_path: Path) -> Non
         assert "no disputes yet" in (await world.get("/disputes/0", 404))["detail"]
 
     run_story(tmp_path, story)
+
+
+def test_a_real_l1_hosts_no_rollup_whose_keys_everybody_knows() -> None:
+    """Its coins would be real: an L1 that is no devnet refuses a devnet's rollup, and rule by a well-known key."""
+    strange = KeyPair(bytes([1]) * 32).address
+    real = replace(l1_genesis(), devnet=False)
+    with pytest.raises(SettingsError, match=r"l2_genesis\.devnet"):
+        check_l2_genesis(real, l2_genesis())
+    check_l2_genesis(l1_genesis(), l2_genesis())
+    for role in ("sequencer", "admin"):
+        settings = replace(
+            SETTINGS, **{"sequencer": strange, "admin": None, role: dev_keypair("mallory").address}
+        )
+        with pytest.raises(SettingsError, match=rf"settings\.{role} is the well-known key of 'mallory'"):
+            check_strangers(real, settings)
+        check_strangers(l1_genesis(), settings)
 
 
 def test_no_devnet_signs_for_nobody(tmp_path: Path) -> None:

@@ -129,11 +129,18 @@ def test_bad_bodies_are_refused_and_change_nothing(
 def test_the_well_known_token_is_for_loopback_only(host: str) -> None:
     with pytest.raises(StartupError, match="--fault-token"):
         check_fault_token(host, DEVNET_TOKEN)
-    check_fault_token(host, "a secret")
+    check_fault_token(host, "a-secret-of-16-c")
+    with pytest.raises(StartupError, match="15 characters") as caught:
+        check_fault_token(host, "a-secret-of-15-")
+    assert "a-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_on_loopback_it_is_taken_but_an_empty_one_never(host: str) -> None:
     check_fault_token(host, DEVNET_TOKEN)
+    check_fault_token(host, "short")
+    for odd in (" two words ", "schlüssel", "tab\there"):
+        with pytest.raises(StartupError, match="ASCII"):
+            check_fault_token(host, odd)
     with pytest.raises(StartupError, match="empty"):
         check_fault_token(host, "")

@@ -17,8 +17,8 @@ import l1node.service
 import rollup.service
 from chainkit.clock import SystemClock
 from chainkit.fault_api import DEVNET_TOKEN
-from chainkit.genesis import Genesis, genesis_to_json
-from chainkit.keys import dev_keypair
+from chainkit.genesis import Genesis, GenesisError, check_genesis, genesis_to_json
+from chainkit.keys import KeyPair, dev_keypair
 from chainkit.keystore import save_key
 from chainkit.options import (
     MAX_SECRET_BYTES,
@@ -131,13 +131,13 @@ def test_any_text_becomes_one_line(text: str, limit: int) -> None:
 
 
 def test_every_variable_is_in_the_table() -> None:
-    common = {"GENESIS", "DATA", "HOST", "PORT", "CLOCK", "LOG_LEVEL"}
+    common = {"GENESIS", "DATA", "HOST", "PORT", "CLOCK", "NO_DEVNET", "LOG_LEVEL"}
     key = {"KEY_FILE", "DEV_KEY", "PASSPHRASE", "PASSPHRASE_FILE"}
     faults = {"ENABLE_FAULTS", "FAULT_TOKEN", "FAULT_TOKEN_FILE"}
-    layer2 = common | key | faults | {"L1_GENESIS", "L1", "BLOCK_MS"}
+    layer2 = common | key | faults | {"L1_GENESIS", "L1", "BLOCK_MS", "WORKERS"}
     expected = {
         "l1node": common | key | faults | {"PEERS", "CHECKPOINT"},
-        "sequencer": layer2 | {"WORKERS"},
+        "sequencer": layer2,
         "verifier": layer2,
         "bridge": common | {"L1_GENESIS", "L1", "L2", "SIDE_GENESIS"},
     }
@@ -224,8 +224,9 @@ def test_faults_are_off_unless_asked_for(tmp_path: Path) -> None:
 
 def test_the_token_comes_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "token"
-    file.write_text("a secret\n")
-    assert token_of(["--enable-faults"], fault_token_file=str(file), host="0.0.0.0") == "a secret"
+    file.write_text("a secret of some length\n")
+    given = token_of(["--enable-faults"], fault_token_file=str(file), host="0.0.0.0")
+    assert given == "a secret of some length"
     assert token_of(["--enable-faults"]) == DEVNET_TOKEN
 
 
@@ -471,3 +472,60 @@ def test_any_text_is_addresses_or_refused(text: str) -> None:
 def test_addresses_are_bounded() -> None:
     with pytest.raises(StartupError, match="at most"):
         parse_urls("--l1", ",".join(f"http://h{i}:1" for i in range(MAX_URLS + 1)))
+
+
+# --- a devnet, or not ---
+
+MINE = KeyPair(b"\x21" * 32)
+"""A key that no devnet has."""
+
+
+def real_genesis(tmp_path: Path) -> Path:
+    genesis = make_genesis(users=(MINE,), devnet=False)
+    file = tmp_path / "real.json"
+    file.write_text(json.dumps(genesis_to_json(genesis)))
+    return file
+
+
+def genesis_of(words: list[str]) -> Genesis:
+    parser = service_parser("x", "x", port=1, environ={})
+    add_fault_options(parser)
+    return read_genesis(parser.parse_args(words))
+
+
+def test_what_is_a_devnets_is_refused_on_a_real_chain(tmp_path: Path) -> None:
+    real = str(real_genesis(tmp_path))
+    assert not genesis_of(["--genesis", real, "--no-devnet"]).devnet
+    for words, named in ((["--clock", "c.json"], "--clock"), (["--enable-faults"], "--enable-faults")):
+        with pytest.raises(StartupError, match=f"{named}.*no devnet"):
+            genesis_of(["--genesis", real, *words])
+
+
+def test_a_devnets_genesis_is_refused_where_none_is_wanted(genesis: Genesis, tmp_path: Path) -> None:
+    file = tmp_path / "devnet.json"
+    file.write_text(json.dumps(genesis_to_json(genesis)))
+    assert genesis_of(["--genesis", str(file)]).devnet
+    with pytest.raises(StartupError, match=r"LAYERLAB_NO_DEVNET.*everybody knows its keys"):
+        genesis_of(["--genesis", str(file), "--no-devnet"])
+
+
+@pytest.mark.parametrize(
+    "name", ["alice", "validator-31", "side-0", "operator-2", "student-07", "student-300", "vault"]
+)
+def test_a_well_known_key_in_a_file_is_still_well_known(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "key.pem"
+    save_key(file, dev_keypair(name), "correct horse")
+    real = make_genesis(users=(MINE,), devnet=False)
+    with pytest.raises(StartupError, match=rf"LAYERLAB_KEY_FILE.*'{name}'.*no devnet"):
+        key_of(real, [], key_file=str(file), passphrase="correct horse")
+    with pytest.raises(GenesisError, match=name):
+        check_genesis(make_genesis(users=(dev_keypair(name),), devnet=False))
+    with pytest.raises(GenesisError, match=name):
+        check_genesis(make_genesis(users=(MINE,), devnet=False, vault=dev_keypair(name).address))
+
+
+def test_a_key_of_ones_own_is_taken_on_a_real_chain(tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    save_key(file, MINE, "correct horse")
+    real = make_genesis(users=(MINE,), devnet=False)
+    assert key_of(real, [], key_file=str(file), passphrase="correct horse") == MINE

@@ -162,7 +162,9 @@ def test_a_silent_validator_stops_nobody(tmp_path: Path) -> None:
         ("0.0.0.0", DEVNET_TOKEN, False),
         ("::", DEVNET_TOKEN, False),
         ("example.org", DEVNET_TOKEN, False),
-        ("0.0.0.0", "a secret", True),
+        ("0.0.0.0", "a secret of some length".replace(" ", "-"), True),
+        ("0.0.0.0", "a-short-secret", False),
+        ("127.0.0.1", "short", True),
         ("127.0.0.1", "", False),
     ],
 )
