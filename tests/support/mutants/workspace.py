@@ -67,13 +67,15 @@ class Workspace:
         self._plugin = directory / "plugin"
         self._scratch = directory / "scratch"
         self._running: int | None = None
+        self._ended = False
         shutil.copytree(self.source, self.root, ignore=NOT_COPIED, symlinks=True)
         self._plugin.mkdir(parents=True)
         shutil.copy(HERE / "guard.py", self._plugin / "mutants_guard.py")
         shutil.copy(HERE / "seed_case.py", self._plugin / "test_seeds.py")
 
     def end(self) -> None:
-        """End what runs here. May be called from another thread."""
+        """End what runs here, and whatever would be run after it. May be called from another thread."""
+        self._ended = True
         running = self._running
         if running is not None:
             _end(running)
@@ -178,7 +180,7 @@ class Workspace:
         code: int | None = None
         usage = None
         try:
-            while usage is None and time.monotonic() - began < seconds:
+            while usage is None and not self._ended and time.monotonic() - began < seconds:
                 pid, status, found = os.wait4(process.pid, os.WNOHANG)
                 if pid:
                     code, usage = os.waitstatus_to_exitcode(status), found
