@@ -8,8 +8,9 @@ SECONDS ?= 60
 JOBS ?= 1
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+FUZZING := PYTHONPATH=tests/support:. $(BIN)/python -m fuzzing
 
-.PHONY: help demo up compare test lab-check compose-test sim delay-attack crash-test abuse bench bench-quick lint format clean
+.PHONY: help demo up compare test lab-check compose-test sim delay-attack dependency-audit crash-test abuse openapi fuzz fuzz-replay fuzz-seeds random-bytes bench bench-quick lint format clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,6 +49,27 @@ mutants: $(DEV_STAMP) ## Break our own code on purpose, each time a test must no
 
 abuse: $(DEV_STAMP) ## 2,000 transfers/s and every kind of junk at once: SECONDS=60 (SEED=k)
 	PYTHONPATH=tests/support:. $(BIN)/python -m abuse --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+openapi: $(DEV_STAMP) ## Ask every running service whether its OpenAPI is true: EXAMPLES=200 per operation, SEED=7
+	OPENAPI_EXAMPLES=$(or $(EXAMPLES),200) $(if $(SEED),OPENAPI_SEED=$(SEED)) $(BIN)/pytest tests/openapi -s $(ARGS)
+
+fuzz: SECONDS = 10
+fuzz: JOBS = 2
+fuzz: $(DEV_STAMP) ## Fuzz every decoder and handler: SECONDS=10 for each (TARGET=one, JOBS=2, ARGS=--keep)
+	@$(FUZZING) fuzz --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET)) --jobs $(JOBS) $(ARGS)
+
+fuzz-replay: $(DEV_STAMP) ## Run one input again: TARGET=batch FILE=fuzz-findings/...
+	@$(FUZZING) replay $(TARGET) $(FILE)
+
+fuzz-seeds: $(DEV_STAMP) ## Write anew the seeds in the corpus, after a format has changed
+	@$(FUZZING) seeds
+
+random-bytes: JOBS = 2
+random-bytes: $(DEV_STAMP) ## COUNT=100000 random byte strings per decoder (TARGET=one): a typed error each, memory flat
+	@$(FUZZING) random --count $(or $(COUNT),100000) --jobs $(JOBS) $(if $(TARGET),--target $(TARGET)) $(ARGS)
+
+dependency-audit: $(DEV_STAMP) ## Ask osv.dev whether anything that layerlab is installed with is known to be vulnerable
+	$(BIN)/python .ci/dependencies.py $(ARGS)
 
 bench: $(RUN_STAMP) ## Measure every figure of docs/PERFORMANCE.md on running services (ARGS="--only NAME --repeat 3")
 	$(BIN)/python -m benchmarks $(ARGS)
