@@ -2,9 +2,10 @@
 
 from fuzzing.decoders import DECODERS
 from fuzzing.handlers import HANDLERS
+from fuzzing.http import REQUESTS
 from fuzzing.target import Target
 
-ALL = {target.name: target for target in (*DECODERS, *HANDLERS)}
+ALL = {target.name: target for target in (*DECODERS, *HANDLERS, REQUESTS)}
 
 
 def chosen(name: str | None) -> list[Target]:
