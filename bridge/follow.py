@@ -261,6 +261,7 @@ class BridgeState:
                     notes.append(Note(event.name, data, BRIDGE, tx.id))
         for change in derived:
             notes += self._on_derived(change)
+        self.derivation.slim_down()
         return notes
 
     def _on_event(self, event: Record, tx: SignedTransaction, at: OnL1) -> None:

@@ -44,6 +44,7 @@ from rollup.derived import (
     SettingsChanged,
     genesis_batch,
     hollow,
+    slim,
     stub_tree,
     without_steps,
 )
@@ -122,6 +123,7 @@ class Derivation:
         start = self._start()
         self.batches[abi.GENESIS_BATCH] = genesis_batch(start)
         self._disputes_read = 0
+        self._whole: list[int] = []  # batches derived since the last `slim_down`
         self._prepared: dict[bytes, SignedTransaction] = {}
         self._safe = abi.GENESIS_BATCH
         self._finalized_true = abi.GENESIS_BATCH
@@ -213,6 +215,14 @@ class Derivation:
         if l1_state is not None:
             events.extend(self.refresh(l1_state))
         return events
+
+    def slim_down(self) -> None:
+        """Whoever asked has taken in all events: of true batches keep only what may still be needed."""
+        for index in self._whole:
+            batch = self.batches[index]
+            if batch.status == abi.PENDING and batch.matches and batch.l2_blocks:
+                self.batches[index] = slim(batch)
+        self._whole.clear()
 
     def refresh(self, l1_state: Tree) -> list[DerivationEvent]:
         """Read settings, totals and disputes from a final L1 state; returns what changed."""
@@ -309,6 +319,7 @@ class Derivation:
     def _add(self, batch: DerivedBatch) -> list[DerivationEvent]:
         record = batch.record
         self.batches[record.index] = batch
+        self._whole.append(record.index)
         self.head = record.index
         if batch.matches:
             self._safe = record.index

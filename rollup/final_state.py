@@ -31,7 +31,7 @@ class FinalState:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._changes: dict[int, list[dict[bytes, bytes]]] = {}
+        self._changes: dict[int, dict[bytes, bytes]] = {}
 
     def load(self, chain: Chain) -> Resume | None:
         """Where an earlier run can be taken up; None if there was none, or what it left is damaged."""
@@ -66,7 +66,10 @@ class FinalState:
 
     def note(self, batch: DerivedBatch) -> None:
         """A batch was derived: its blocks' changes are at hand until it is settled."""
-        self._changes[batch.index] = [block.changes for block in batch.l2_blocks]
+        changes: dict[bytes, bytes] = {}
+        for block in batch.l2_blocks:
+            changes.update(block.changes)
+        self._changes[batch.index] = changes
         self._store.set_meta(_root_key(batch.index), batch.computed_root)
 
     def drop(self, index: int) -> None:
@@ -75,11 +78,10 @@ class FinalState:
 
     def keep(self, batch: DerivedBatch) -> None:
         """A batch became final, and is true: it costs what it changed."""
-        blocks = self._changes.pop(batch.index, None)
-        if blocks is None:
+        changes = self._changes.pop(batch.index, None)
+        if changes is None:
             self._store.put_state(batch.end.tree, batch.end.header.height)
         else:
-            changes = {key: value for block in blocks for key, value in block.items()}
             self._store.apply_state_changes(changes, batch.end.header.height, batch.end.tree)
         self._store.set_meta(BATCH_KEY, encode(batch.index))
 

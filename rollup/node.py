@@ -140,6 +140,7 @@ class RollupNode:
         if self.role == "verifier" and self.local.recent:  # it makes no blocks: these were reverted
             safe = self.derivation.safe_batch
             self.local.rewind(safe.end, safe.record.inbox_to, "a batch was reverted on L1")
+        self.derivation.slim_down()
         self._restore_lies()
         self._restore_pool()
         if self.role == "sequencer":
@@ -246,6 +247,7 @@ class RollupNode:
                         self.final_state.keep(self.derivation.batches[event.batch])
             if lost:
                 self._on_reverted(lost)
+        self.derivation.slim_down()
         return events
 
     def _on_batch(self, batch: DerivedBatch) -> None:

@@ -445,3 +445,33 @@ def test_what_was_checked_beforehand_is_taken_and_the_rest_is_checked(
         assert other.batches[1].computed_root == posted.end.root
         assert other.batches[1].matches
         assert other.prepare([]) == []
+
+
+def test_a_slimmed_batch_keeps_what_disputes_and_reverts_need() -> None:
+    """Everything else of it is most of a node's memory while its challenge window lasts."""
+    world = busy(Followed())
+    derivation, before = world.derivation, summary(world.derivation)
+    whole = dict(derivation.batches)
+    derivation.slim_down()
+    for index in (1, 2):
+        batch, was = derivation.batches[index], whole[index]
+        assert batch.steps == was.steps
+        assert (batch.start.tree.root, batch.end.tree.root) == (was.start.tree.root, was.end.tree.root)
+        assert State(batch.end.tree).account(KEYS["carol"].address) == State(was.end.tree).account(
+            KEYS["carol"].address
+        )
+        assert [block.steps for block in batch.l2_blocks] == [block.steps for block in was.l2_blocks]
+        assert not any(block.receipts or block.changes for block in batch.l2_blocks)
+    with pytest.raises(MissingWitness):
+        State(derivation.batches[1].l2_blocks[0].tree).account(KEYS["alice"].address)
+    assert summary(derivation) == before
+    world.post((0, [l2_transfer("alice", 2, "bob", 1)]))  # on the state of a slimmed parent
+    assert derivation.batches[3].matches
+    assert [receipt.success for receipt in derivation.batches[3].l2_blocks[0].receipts] == [True]
+
+
+def test_a_false_batch_is_not_slimmed() -> None:
+    world = busy(Followed())
+    bad = world.post((0, [l2_transfer("alice", 2, "bob", 1)]), lie=steal_at(1))
+    world.derivation.slim_down()
+    assert world.derivation.batches[bad.index].l2_blocks[0].receipts
