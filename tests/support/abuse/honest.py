@@ -19,7 +19,7 @@ from chainkit.keys import dev_keypair
 from chainkit.transaction import Body, SignedTransaction, Transfer
 
 TICK: Final = 0.1
-LINES: Final = 8
+LINES: Final = 32
 LATER: Final = frozenset({"mempool_full", "nonce_gap", "overloaded", "l1_behind", "connection closed"})
 """Refusals that mean: not now."""
 PEOPLE: Final = ("carol", "dave", "erin", "frank", "grace")
