@@ -25,6 +25,7 @@ MAX_BITS: Final = 16
 KEPT: Final = 64
 """Final blocks whose states can still be read; a state shares what has not changed with the next one."""
 _MSGPACK: Final = "application/msgpack"
+_ANSWER = answers({"type": "string", "format": "binary"}, kind=_MSGPACK)
 
 
 class RecentStates:
