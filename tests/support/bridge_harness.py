@@ -238,6 +238,7 @@ class World:
         issued: Supply = supply(self.state)
         assert balances(self.tip.tree) == issued.genesis + issued.minted - issued.burned
         # P1 (before and after a freeze)
+        assert totals.head_batch in self.ends, "the contract took a batch that it had to refuse"
         head = self.ends[totals.head_batch]
         cursor = self.batch(totals.head_batch).inbox_to
         owed = balances(head) + sum(w.amount for w in withdrawals(head) if w.index not in self.paid)

@@ -72,11 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             crew.end()
     took = time.monotonic() - began
     _report(options, outcomes, wrong, took, at, say)
-    if options.write and outcomes:
+    passed = bool(outcomes) and not wrong and all(outcome.passed for outcome in outcomes)
+    if options.write and not passed:
+        say("nothing is written: only what was killed is a result")
+    elif options.write:
         write_results(data, everything, outcomes, at=at, on=machine())
-        _write_page(options.root, data, everything)
+        try:
+            _write_page(options.root, data, everything)
+        except StaleMutantError as error:
+            print(f"mutants: docs/TRUST.md is not made, as another mutant is stale: {error}", file=sys.stderr)
+            return 1
         say("written: results and docs/TRUST.md")
-    return 0 if outcomes and not wrong and all(outcome.passed for outcome in outcomes) else 1
+    return 0 if passed else 1
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -12,8 +12,8 @@ from mutants.workspace import TestRun, Workspace
 
 Verdict = Literal["killed", "survived", "stale", "broken", "timed out", "foreign"]
 
-NOT_A_JUDGEMENT = ("SyntaxError", "ImportError", "NameError", "AttributeError")
-"""A test that ends so says that the mutant is not a program, not that a promise is broken."""
+NOT_A_JUDGEMENT = ("SyntaxError", "ImportError", "NameError", "AttributeError", "TypeError", "LookupError")
+"""A test that ends so says that the program is broken, or the test; not that a promise is."""
 
 
 @dataclass(frozen=True)
