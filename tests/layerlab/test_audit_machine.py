@@ -47,7 +47,7 @@ def l2() -> Genesis:
         1000,
         2,
         True,
-        FeeParameters(block_gas_limit=600_000, max_transaction_gas=250_000, max_transaction_bytes=8192),
+        FeeParameters(block_gas_limit=300_000, max_transaction_gas=250_000, max_transaction_bytes=8192),
         [GenesisAccount(key.address, 10**15) for key in sorted(PEOPLE, key=lambda k: k.address)],
         [],
         [GenesisContract(name, code, encode(params)) for name, code, params in contracts],
