@@ -115,8 +115,8 @@ def environment(state: State) -> BlockEnvironment:
     return last[1] if last is not None and last[0] is value else decode(BlockEnvironment, value)
 
 
-def _count_gas(state: State, env: BlockEnvironment, gas_used: int) -> None:
-    """Add a transaction's gas to the block's."""
+def count_gas(state: State, env: BlockEnvironment, gas_used: int) -> None:
+    """Add the gas of a transaction, or of several, to the block's."""
     global _last_environment
     counted = BlockEnvironment(
         env.height, env.slot, env.time, env.proposer, env.base_fee, env.gas_used + gas_used
@@ -309,7 +309,7 @@ def _plain_transfer(
     if fee > burned:
         state.set_account(payee, paid_after)
     count_supply(state, 0, burned)
-    _count_gas(state, env, gas_used)
+    count_gas(state, env, gas_used)
     return Receipt(tx.id, True, "", "", gas_used, fee, NO_EVENTS)
 
 
@@ -346,7 +346,7 @@ def _run_transaction(
             _add(state, env.proposer, fee - base)
         burned += base
     count_supply(state, execution.minted, burned)
-    _count_gas(state, env, gas_used)
+    count_gas(state, env, gas_used)
     check_supply(state, start, execution.minted - burned)
     return Receipt(tx.id, not code, code, message, gas_used, fee, execution.events)
 

@@ -5,9 +5,9 @@ tree below is whole or a witness. Must not know what the values mean, apart from
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
+from typing import Final
 
-from chainkit.codec import U53, Address, Amount, Record, decode, encode
+from chainkit.codec import MAX_AMOUNT, U53, Address, Amount, Record, decode, encode
 from chainkit.hashing import tagged_hash
 from chainkit.merkle import Tree
 
@@ -45,10 +45,37 @@ def contract_address(name: str) -> Address:
     return tagged_hash("contract", name.encode("ascii"))
 
 
-@lru_cache(maxsize=32_768)
+_MAX_DECODED: Final = 65_536
+_decoded: dict[bytes, Account] = {}
+"""Accounts by their encodings: each is read several times between two writes."""
+
+
 def _decode_account(value: bytes) -> Account:
-    """A transfer reads each of its accounts several times between two writes. Raises `CodecError`."""
-    return decode(Account, value)
+    """Raises `CodecError`."""
+    account = _decoded.get(value)
+    if account is None:
+        account = decode(Account, value)
+        _keep_decoded(value, account)
+    return account
+
+
+def encode_account(account: Account) -> bytes:
+    """The bytes of an account; they will be read next."""
+    value = encode(account)
+    if 0 <= account.balance <= MAX_AMOUNT and 0 <= account.nonce <= MAX_AMOUNT:
+        _keep_decoded(value, account)
+    return value
+
+
+def decode_account(value: bytes) -> Account:
+    """An account from its bytes; none is the empty one. Raises `CodecError`."""
+    return _decode_account(value) if value else EMPTY_ACCOUNT
+
+
+def _keep_decoded(value: bytes, account: Account) -> None:
+    if len(_decoded) >= _MAX_DECODED:
+        _decoded.clear()
+    _decoded[value] = account
 
 
 class State:
@@ -110,6 +137,17 @@ class State:
         self._kept.update(key for key, _ in self._journal if self._values[key])
         self._journal.clear()
 
+    def write_step(self, written: Mapping[bytes, bytes]) -> None:
+        """What `set` of each key and then `end_step` would do, for values that are not empty. No mark may be open."""
+        values, dirty = self._values, self._dirty
+        self.end_step()
+        for key, value in written.items():
+            old = self.get(key)
+            if old != value:
+                values[key] = value
+                dirty.setdefault(key, old)
+                self._kept.add(key)
+
     def read(self) -> Mapping[bytes, bytes]:
         """Every key that was asked for, with its present value."""
         return self._values
@@ -142,14 +180,13 @@ class State:
     # --- accounts ---
 
     def account(self, address: Address) -> Account:
-        value = self.get(account_key(address))
-        return _decode_account(value) if value else EMPTY_ACCOUNT
+        return decode_account(self.get(b"a" + address))
 
     def has_account(self, address: Address) -> bool:
         return bool(self.get(account_key(address)))
 
     def set_account(self, address: Address, account: Account) -> None:
-        self.set(account_key(address), encode(account))
+        self.set(account_key(address), encode_account(account))
 
 
 class WitnessState(State):

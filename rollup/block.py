@@ -21,6 +21,7 @@ from chainkit.merkle import Tree
 from chainkit.merkle_list import list_root
 from chainkit.state import State
 from chainkit.transaction import SignedTransaction, verify_signatures
+from chainkit.transfers import Transfers
 from rollup.stf import BeginBlock, Deposit, Forced, Step, Transact, apply_step
 
 
@@ -126,6 +127,7 @@ class BlockBuilder:
         self.height = parent.header.height + 1
         self.time = time
         self._state = State(parent.tree, known)
+        self._transfers = Transfers(rules, self._state)
         self._steps: list[Step] = []
         self._transactions: list[SignedTransaction | None] = []
         self._receipts: list[Receipt] = []
@@ -144,24 +146,33 @@ class BlockBuilder:
         if isinstance(step, BeginBlock):
             raise TypeError("a block begins once")
         decoded = decoded or decode_transaction(self.rules, step)
-        return self._append(step, decoded, apply_step(self.rules, self._state, step, decoded))
+        receipt = self._transfers.apply(decoded) if decoded and isinstance(step, Transact) else None
+        if receipt is None:
+            self._transfers.flush()
+            receipt = apply_step(self.rules, self._state, step, decoded)
+        return self._append(step, decoded, receipt)
 
     def add_transaction(self, tx: SignedTransaction) -> Receipt:
         """Run a transaction only if it may run here and now.
 
         Raises `chainkit.execution.InvalidTransaction` and leaves the block as it was otherwise.
         """
-        receipt = apply_transaction(self.rules, self._state, tx)
-        self._state.end_step()
+        receipt = self._transfers.apply(tx)
+        if receipt is None:
+            self._transfers.flush()
+            receipt = apply_transaction(self.rules, self._state, tx)
+            self._state.end_step()
         return self._append(Transact(tx.wire), tx, receipt)
 
     def falsify(self, change: Callable[[State], None]) -> None:
         """For fault injection only: let ``change`` write to the state as no step could."""
+        self._transfers.flush()
         change(self._state)
 
     def seal(self) -> L2Block:
         """Finish the block; the builder must not be used after."""
         rules, state, parent = self.rules, self._state, self.parent
+        self._transfers.flush()
         env = environment(state)
         changes = state.changes()
         tree = state.commit()

@@ -12,7 +12,7 @@ PACKAGES = ("chainkit", "l1node", "rollup", "bridge", "layerlab", "apps")
 
 PURE = {
     "chainkit": "hashing keys codec merkle merkle_list state gas fees transaction contract execution block chain "
-    "genesis mempool waiting offering eviction",
+    "genesis mempool waiting offering eviction transfers",
     "l1node": "engine staking evidence byzantine blocktree messages actions watch tail observer stakes recent",
     "rollup": "stf block batch packing contents directory trace messenger derived derivation player faults "
     "fault_switch duties receipt",
@@ -154,3 +154,14 @@ def test_no_file_imports_itself_around_a_corner() -> None:
 
 def test_the_judge_shares_no_code_with_those_it_judges() -> None:
     assert own_imports("layerlab.judge") == set()
+
+
+def test_the_audit_shares_no_code_with_those_it_judges() -> None:
+    """Of ours it imports applications, which are named in genesis, and with them what they are written against."""
+    for name in (module for module in MODULES if module.startswith("layerlab.audit.")):
+        others = {used for used in own_imports(name) if not used.startswith("layerlab.audit")}
+        allowed = {"chainkit.codec", "chainkit.contract"} if name == "layerlab.audit.applications" else set()
+        assert others <= allowed, name
+        if name != "layerlab.audit.source":
+            used = {imported.partition(".")[0] for imported in imports(MODULES[name])}
+            assert not used & set(IO.split()), name
