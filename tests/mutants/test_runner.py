@@ -138,6 +138,7 @@ def test_a_mutant_that_does_not_apply_once_is_stale(space: Workspace, old: str) 
         ("CEILING = 10", "LIMIT = 10"),  # a name that the test imports is gone
         ("size < CEILING", OLD),  # a name that is missing only once it runs
         ("self.limit > size", OLD),  # so is this
+        ("{}[size]", OLD),  # an error on the way to a check
         ("LIMIT = 1000", "LIMIT = 10"),  # a fixture fails, no test
     ],
 )
@@ -207,8 +208,11 @@ def test_the_command_shows_all_of_it_and_fails_for_a_survivor(space: Workspace, 
             [*command, *options], env=environment, capture_output=True, text=True, check=False
         )
 
-    both = run()
+    both = run("--write")
     assert both.returncode == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kills.toml", "lives.toml"], (
+        "no result is written"
+    )
     assert {m["mutant"]: m["verdict"] for m in json.loads(both.stdout)["mutants"]} == {
         "kills": "killed",
         "lives": "survived",
