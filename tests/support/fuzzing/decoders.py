@@ -3,7 +3,10 @@
 Responsible for naming each decoder, the errors that it promises, and valid inputs. Must not know how it is run.
 """
 
+import atexit
 import json
+import os
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -111,17 +114,16 @@ def _l2() -> Chain:
 
 @cache
 def _place() -> Path:
-    """A directory that goes with this process."""
-    made = tempfile.TemporaryDirectory(prefix="layerlab-fuzz-")
-    _keep.append(made)
-    return Path(made.name)
-
-
-_keep: list[Any] = []
+    """A directory that goes with the process that made it, not with one that was forked off."""
+    made, owner = Path(tempfile.mkdtemp(prefix="layerlab-fuzz-")), os.getpid()
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(made, ignore_errors=True))
+    return made
 
 
 def _file(name: str, data: bytes) -> Path:
-    path = _place() / name
+    directory = _place() / str(os.getpid())
+    directory.mkdir(exist_ok=True)
+    path = directory / name
     path.write_bytes(data)
     path.chmod(0o600)
     return path
@@ -441,9 +443,9 @@ def _key_files() -> list[bytes]:
 
 
 def manifest(data: bytes) -> bool:
-    _file(MANIFEST, data)
+    path = _file(MANIFEST, data)
     try:
-        read_manifest(_place())
+        read_manifest(path.parent)
     except DevnetError:
         return False
     return True
@@ -451,8 +453,8 @@ def manifest(data: bytes) -> bool:
 
 def known_note(data: bytes) -> bool:
     """A damaged note is as good as none: the chain is the true one in any case."""
-    _file(KNOWN, data)
-    found = open_chain(_small(), _place())
+    path = _file(KNOWN, data)
+    found = open_chain(_small(), path.parent)
     assert found.genesis_header.state_root == _known_root()
     return data == _note(found.genesis_hash, found.genesis_header.state_root)
 

@@ -13,8 +13,10 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from fuzzing.cli import PACKAGES
 CRASHES = Path("fuzz-findings")
 """Under the working directory: inputs that broke something."""
 INPUT_SECONDS = 10
+FOUND = 77
 MEMORY_MB = 1024
 
 
@@ -57,22 +60,26 @@ def fuzz(name: str | None, seconds: int, jobs: int, *, keep: bool) -> int:
     chosen = targets.chosen(name)
     print(f"{len(chosen)} targets, {seconds} s each, {jobs} at once", flush=True)
     begin, results = time.monotonic(), []
-    with tempfile.TemporaryDirectory(prefix="layerlab-fuzz-") as place:
+    # Not a TemporaryDirectory: a fuzzer that ends in an error would delete it, being a copy of this process.
+    place = Path(tempfile.mkdtemp(prefix="layerlab-fuzz-"))
+    try:
         waiting = list(chosen)
         running: dict[int, Any] = {}
         while waiting or running:
             while waiting and len(running) < jobs:
                 target = waiting.pop(0)
                 target.seeds()  # made here once, for all who share them
-                running[_start(atheris, target, Path(place), seconds)] = target
+                running[_start(atheris, target, place, seconds)] = target
             pid, status = os.wait()
             target = running.pop(pid)
-            result = _read(target, Path(place), status)
+            result = _read(target, place, status)
             results.append(result)
             _tell(len(results), len(chosen), result)
             if keep and not result.broken:
                 known = corpus.load(target)
                 corpus.store(target, [*known, *corpus.smallest_cover(target, known, result.new)])
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
     return _summary(results, time.monotonic() - begin)
 
 
@@ -94,7 +101,14 @@ def _start(atheris: Any, target: Any, place: Path, seconds: int) -> int:
     os.dup2(log, 2)
 
     def one(data: bytes) -> None:
-        target.run(data)
+        try:
+            target.run(data)
+        except Exception:  # noqa: BLE001 - whatever it is, it is a bug
+            # Ended here: a fuzzer that unwinds is a copy of this process, and would clean up after it.
+            traceback.print_exc()
+            sys.stderr.flush()
+            (place / target.name / f"broken-error-{sha256(data).hexdigest()[:16]}").write_bytes(data)
+            os._exit(FOUND)
 
     options = {
         "max_total_time": seconds,
@@ -107,7 +121,7 @@ def _start(atheris: Any, target: Any, place: Path, seconds: int) -> int:
     }
     atheris.Setup([target.name, *(f"-{k}={v}" for k, v in options.items()), str(new), str(known)], one)
     atheris.Fuzz()  # ends the process
-    os._exit(0)
+    os._exit(1)
 
 
 def _read(target: Any, place: Path, status: int) -> Result:
