@@ -147,24 +147,35 @@ class RollupBackend:
         return self.node.mempool.next_nonce(address, self.node.account(address))
 
     async def submit(self, transactions: Sequence[SignedTransaction]) -> Sequence[SubmitResult]:
-        results = [self._submit(tx) for tx in transactions]
-        if any(result.accepted for result in results):
+        refusal = self._refusal()
+        if refusal is not None:
+            return [SubmitResult(tx.id, False, *refusal) for tx in transactions]
+        add, account = self.node.mempool.add, self.node.local.view.account
+        results: list[SubmitResult] = []
+        taken = False
+        for tx in transactions:
+            try:
+                add(tx, account)
+            except InvalidTransaction as error:
+                known = error.code == "already_known"
+                taken = taken or known
+                results.append(SubmitResult(tx.id, known, error.code, error.message))
+            else:
+                taken = True
+                results.append(SubmitResult(tx.id, True))
+        if taken:
             self._on_submit()
         return results
 
-    def _submit(self, tx: SignedTransaction) -> SubmitResult:
+    def _refusal(self) -> tuple[str, str] | None:
+        """Code and message with which nothing is taken at present."""
         if self.node.role != "sequencer":
-            return SubmitResult(tx.id, False, "not_sequencer", "this is a verifier; send it to the sequencer")
+            return "not_sequencer", "this is a verifier; send it to the sequencer"
         if self.node.derivation.frozen:
-            return SubmitResult(tx.id, False, "bridge_frozen", "the bridge is frozen: only exits are left")
+            return "bridge_frozen", "the bridge is frozen: only exits are left"
         if self.node.is_behind:
-            return SubmitResult(tx.id, False, "l1_behind", "L1 takes less than is offered; try again later")
-        try:
-            self.node.mempool.add(tx, self.node.account)
-        except InvalidTransaction as refusal:
-            known = refusal.code == "already_known"
-            return SubmitResult(tx.id, known, refusal.code, refusal.message)
-        return SubmitResult(tx.id, True)
+            return "l1_behind", "L1 takes less than is offered; try again later"
+        return None
 
     def is_account(self, address: Address) -> bool:
         """Whether there is such an account at the head."""

@@ -8,7 +8,7 @@ T("packed-step", its bytes): the contract does not know which addresses the numb
 dispute comes down to that one step; then whoever proves it opens them against the directory's root.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Protocol
@@ -16,10 +16,11 @@ from typing import Protocol
 from chainkit.codec import Address, Bytes32, encode
 from chainkit.hashing import tagged_hash
 from chainkit.merkle_list import list_proof
+from chainkit.transaction import SignedTransaction
 from rollup.batch import BatchBlock, decode_batch, encode_batch
 from rollup.directory import Directory
+from rollup.packing import NONE_DECODED, Packed, PackedBlock, numbers_of, pack, unpack, unpack_batch
 from rollup.packing import VERSION as PACKED
-from rollup.packing import Packed, PackedBlock, numbers_of, pack, unpack, unpack_batch
 from rollup.stf import BeginBlock, Step, Transact, step_hash
 
 
@@ -95,10 +96,18 @@ def read_contents(data: bytes, addresses: int) -> Contents:
     return Contents(blocks, [wire for block in plain for wire in block.transactions], ())
 
 
-def write_contents(blocks: Sequence[BatchBlock], chain_id: int, directory: Directory) -> bytes:
-    """Batch data of these blocks: packed, or plain if a transaction has no packed form."""
+def write_contents(
+    blocks: Sequence[BatchBlock],
+    chain_id: int,
+    directory: Directory,
+    decoded: Mapping[bytes, SignedTransaction] = NONE_DECODED,
+) -> bytes:
+    """Batch data of these blocks: packed, or plain if a transaction has no packed form.
+
+    ``decoded`` are transactions by their wire bytes, as far as the caller has them.
+    """
     plain = [(block.time, block.inbox_count, block.transactions) for block in blocks]
-    return pack(plain, chain_id, len(directory), directory.numbers()) or encode_batch(blocks)
+    return pack(plain, chain_id, len(directory), directory.numbers(), decoded) or encode_batch(blocks)
 
 
 def step_hashes(

@@ -72,6 +72,8 @@ __all__ = [
 
 R = TypeVar("R", bound=Record)
 L1Transaction = tuple[SignedTransaction, Receipt]
+MAX_REMEMBERED = 16
+"""Batches of its own that a node remembers: as many as may be on their way, and some that were made again."""
 
 
 class DerivationError(Exception):
@@ -125,6 +127,7 @@ class Derivation:
         self._disputes_read = 0
         self._whole: list[int] = []  # batches derived since the last `slim_down`
         self._prepared: dict[bytes, SignedTransaction] = {}
+        self._packed: dict[bytes, Sequence[BatchBlock]] = {}
         self._safe = abi.GENESIS_BATCH
         self._finalized_true = abi.GENESIS_BATCH
 
@@ -172,6 +175,15 @@ class Derivation:
         return [dispute for _, dispute in sorted(self.disputes.items()) if dispute.stage != abi.RESOLVED]
 
     # --- input ---
+
+    def remember(self, data: bytes, blocks: Sequence[BatchBlock]) -> None:
+        """This node made ``data`` of these blocks and the directory: whenever L1 has it, these are what it stands for.
+
+        That holds for as long as addresses keep their numbers, and they do: the directory only grows.
+        """
+        self._packed[data] = blocks
+        if len(self._packed) > MAX_REMEMBERED:
+            del self._packed[next(iter(self._packed))]
 
     def prepare(self, transactions: Sequence[L1Transaction]) -> list[SignedTransaction]:
         """The L2 transactions in the batches of the next L1 block, whose signatures the caller may have checked, in its
@@ -293,7 +305,7 @@ class Derivation:
             raise DerivationError(f"the addresses of batch {record.index} are not those that L1 committed to")
         if self.resume is not None and record.index <= self.resume.batch:
             return self._take_up(self.resume, record, parent, height, tx.id)
-        blocks = contents.wires(self.directory, self.rules.chain_id)
+        blocks = self._packed.pop(_calldata(tx), None) or contents.wires(self.directory, self.rules.chain_id)
         l2_blocks = self._execute(parent.end, blocks, record)
         end = l2_blocks[-1]
         hashes = step_hashes(
@@ -434,12 +446,17 @@ def is_batch(tx: SignedTransaction, bridge: str) -> bool:
     return isinstance(action, Call) and (action.contract, action.method) == (bridge, "submit_batch")
 
 
+def _calldata(tx: SignedTransaction) -> bytes:
+    """The batch data in a call that submits one. Raises `CodecError`."""
+    action = tx.body.action
+    return decode(abi.SubmitBatchArgs, action.args).data if isinstance(action, Call) else b""
+
+
 def _batch_data(tx: SignedTransaction, bridge: str, addresses: int) -> Contents:
     """What is in the calldata of a transaction that submitted a batch."""
-    action = tx.body.action
-    if not isinstance(action, Call) or not is_batch(tx, bridge):
+    if not is_batch(tx, bridge):
         raise DerivationError("a batch was submitted by something else than a top-level call")
     try:
-        return read_contents(decode(abi.SubmitBatchArgs, action.args).data, addresses)
+        return read_contents(_calldata(tx), addresses)
     except (BatchError, CodecError) as error:
         raise DerivationError(f"L1 accepted a malformed batch: {error}") from None

@@ -127,7 +127,9 @@ def batch_duty(node: RollupNode, before_ms: int) -> Duty | None:
 def _submit(node: RollupNode, parent: int, inbox_to: int, blocks: list[L2Block], root: Bytes32) -> Duty:
     derivation = node.derivation
     batch_blocks = [_batch_block(block) for block in blocks]
-    data = write_contents(batch_blocks, derivation.rules.chain_id, derivation.directory)
+    decoded = {tx.wire: tx for block in blocks for tx in block.transactions if tx is not None}
+    data = write_contents(batch_blocks, derivation.rules.chain_id, derivation.directory, decoded)
+    derivation.remember(data, batch_blocks)
     args = abi.SubmitBatchArgs(parent, inbox_to, data, root)
     steps = sum(len(block.all_steps) for block in blocks)
     gas_limit = SUBMIT_GAS + SUBMIT_GAS_PER_BYTE * len(data) + SUBMIT_GAS_PER_STEP * steps

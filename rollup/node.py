@@ -253,7 +253,10 @@ class RollupNode:
     def _on_batch(self, batch: DerivedBatch) -> None:
         if not batch.matches:
             return
+        head = self.local.head
         lost = self.local.adopt(batch.l2_blocks, batch.record.inbox_to)
+        if self.local.head is head:
+            return  # our own blocks: nothing is new to the pool
         if lost:  # somebody else posted other blocks: what we were about to lie about is gone
             self.lies = {}
             self._save_lies()
@@ -343,9 +346,10 @@ class RollupNode:
 
     def _fill(self, builder: BlockBuilder, room: int) -> None:
         rules = self.derivation.rules
+        head = self.local.view
         candidates = self.mempool.select(
-            self.account,
-            environment(self.local.view).base_fee,
+            head.account,
+            environment(head).base_fee,
             rules.fees.block_gas_limit,
             MAX_BLOCK_TRANSACTIONS_BYTES,
         )
@@ -363,7 +367,7 @@ class RollupNode:
 
     def _refresh_mempool(self, blocks: list[L2Block] | tuple[L2Block, ...]) -> None:
         included = [tx for block in blocks for tx in block.transactions if tx is not None]
-        self.mempool.update(self.account, sorted({tx.body.sender for tx in included}))
+        self.mempool.update(self.local.view.account, dict.fromkeys([tx.body.sender for tx in included]))
 
     def _update_mempool(self) -> None:
         """The head's state is another one than before."""

@@ -13,8 +13,8 @@ deflate sees like beside like.
 
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Final
 
 from msgspec import Meta
 
@@ -24,6 +24,7 @@ from rollup.batch import MAX_BATCH_BYTES, MAX_BLOCKS, BatchError
 from rollup.stf import MAX_STEP_BYTES
 
 VERSION = b"\x01"
+NONE_DECODED: Final[Mapping[bytes, SignedTransaction]] = {}
 MAX_TRANSACTIONS = 1 << 18
 SIGNATURE_BYTES = 64
 TRANSFER, CALL = 0, 1
@@ -116,9 +117,14 @@ def numbers_of(packed: Packed) -> list[int]:
 
 
 def pack(
-    blocks: Sequence[tuple[int, int, Sequence[bytes]]], chain_id: int, known: int, numbers: dict[Address, int]
+    blocks: Sequence[tuple[int, int, Sequence[bytes]]],
+    chain_id: int,
+    known: int,
+    numbers: dict[Address, int],
+    decoded: Mapping[bytes, SignedTransaction] = NONE_DECODED,
 ) -> bytes | None:
     """Blocks of (time, inbox messages, wires) as packed data; ``numbers`` are those of the ``known`` first addresses.
+    ``decoded`` are transactions by their wires, as far as they are at hand.
 
     None if a wire is not a transaction of this chain, which has no packed form.
     """
@@ -137,7 +143,8 @@ def pack(
     signatures: list[bytes] = []
     for wire in (wire for _, _, wires in blocks for wire in wires):
         try:
-            tx = SignedTransaction.decode(wire, limit=MAX_STEP_BYTES)
+            at_hand = decoded.get(wire) if len(wire) <= MAX_STEP_BYTES else None
+            tx = at_hand or SignedTransaction.decode(wire, limit=MAX_STEP_BYTES)
         except CodecError:
             return None
         body, action = tx.body, tx.body.action

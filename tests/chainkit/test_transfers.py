@@ -112,7 +112,7 @@ def test_a_run_is_one_transaction_after_the_other(
     assert fast.root() == slow.root()
 
 
-def test_usual_transfers_take_the_run_and_are_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usual_transfers_take_the_run_and_are_written_once() -> None:
     rules = rules_of(STRANGER.address)
     state = opened(rules, {STRANGER.address: 1})
     before = state.read().copy()  # type: ignore[attr-defined]
@@ -144,7 +144,7 @@ def test_a_bad_signature_changes_nothing() -> None:
     assert state.changes() == {}
 
 
-def test_money_out_of_nothing_is_found_when_the_run_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_money_out_of_nothing_is_found_when_the_run_is_written() -> None:
     """Promise P1 is asked of the whole run too: here an account is written with more than it has."""
     rules = rules_of(STRANGER.address)
     state = opened(rules, {STRANGER.address: 1})

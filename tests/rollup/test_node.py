@@ -16,6 +16,7 @@ from chainkit.transaction import Call, SignedTransaction
 from rollup import derivation as derivation_module
 from rollup.batch import BatchBlock, encode_batch
 from rollup.block import L2Block
+from rollup.contents import Contents
 from rollup.faults import Fault
 
 Check = Callable[[], bool]
@@ -623,3 +624,21 @@ def test_a_sequencer_does_not_run_its_own_blocks_twice_but_those_of_a_lie(
     lie = node.derivation.batches[2]
     assert not lie.matches, "the liar knows the true root"
     assert lie.computed_root == stack.verifier.node.derivation.batches[2].computed_root
+
+
+def test_a_sequencer_does_not_unpack_its_own_batches(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked_for: list[object] = []
+    real = Contents.wires
+
+    def noted(contents: Contents, directory: Any, chain_id: int) -> list[BatchBlock]:
+        unpacked_for.append(directory)
+        return real(contents, directory, chain_id)
+
+    monkeypatch.setattr(Contents, "wires", noted)
+    honest_story(stack)
+    mine, other = stack.sequencer.node.derivation, stack.verifier.node.derivation
+    assert not any(directory is mine.directory for directory in unpacked_for)
+    assert any(directory is other.directory for directory in unpacked_for)
+    for n in range(40):  # what never comes to L1 is forgotten
+        mine.remember(bytes([n]), [])
+    assert len(mine._packed) == derivation_module.MAX_REMEMBERED
