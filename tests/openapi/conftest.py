@@ -25,7 +25,7 @@ OPERATOR = OPERATORS[0]
 @pytest.fixture(scope="session")
 def rollup_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], str]]:
     """URLs by service of a rollup's devnet that has a little history, and the fault token."""
-    config = DevnetConfig(validators=1, slot_ms=400).with_free_ports()
+    config = DevnetConfig(validators=1, slot_ms=800).with_free_ports()
     made = Devnet.create(tmp_path_factory.mktemp("openapi") / "devnet", config, with_parent=True)
     try:
         made.up()

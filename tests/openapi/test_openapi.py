@@ -9,7 +9,7 @@ import httpx
 import pytest
 from openapi_run import SEED, check_service, operations, wrong_methods
 
-EXAMPLES = int(os.environ.get("OPENAPI_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("OPENAPI_EXAMPLES", "2"))
 """Generated requests for each operation; from 10 on, also every boundary value of the schemas of bodies."""
 RUN_SEED = int(os.environ.get("OPENAPI_SEED", str(SEED)))
 ROLLUP = ("validator-0", "sequencer", "bridge", "verifier")  # the verifier ends its days dishonest
