@@ -15,11 +15,11 @@ from bridge import abi, batches, withdrawals
 from chainkit.codec import encode
 from chainkit.state import account_key, storage_key
 from layerlab.audit.auditor import audit
-from layerlab.audit.l1 import LieError
-from layerlab.audit.verdict import PROMISES, Verdict
+from layerlab.audit.l1 import L1, LieError
+from layerlab.audit.verdict import HOLDS, IDLE, PROMISES, UNKNOWN, Verdict
+from layerlab.config import DevnetConfig
+from layerlab.genesis import make_l1_genesis
 from rollup.faults import Fault
-
-SETTLED = 120
 
 
 @contextmanager
@@ -295,3 +295,45 @@ def test_the_certificates_are_those_of_three_of_four(running: Stack) -> None:
     """Control: what the honest history is signed with is just enough."""
     assert len(certify(running.l1[0]).votes) == 3
     assert set(PROMISES) == {"P1", "P2", "P3", "P4", "P5"}
+
+
+# --- other models ---
+
+
+def genesis_of(model: str) -> bytes:
+    return encode(make_l1_genesis(DevnetConfig(model=model), 1_700_000_000_000))
+
+
+def test_a_chain_without_a_bridge_has_nothing_to_hold_but_its_supply() -> None:
+    verdict = Verdict()
+    L1(genesis_of("sovereign"), verdict)
+    assert [verdict.status(name) for name in PROMISES] == [IDLE, HOLDS, IDLE, IDLE, IDLE]
+    assert verdict.exit_code == 0
+    assert "no bridge" in verdict.lines()[0]
+
+
+def test_of_a_side_chain_l1_says_only_what_was_paid_and_how_often() -> None:
+    verdict = Verdict()
+    bridge = L1(genesis_of("sidechain"), verdict).bridge
+    assert bridge is not None
+    assert [verdict.status(name) for name in PROMISES] == [UNKNOWN, HOLDS, HOLDS, UNKNOWN, UNKNOWN]
+    assert verdict.exit_code == 2
+    who, escrow = address("dave"), bridge.escrow
+    bridge.call(3, address("carol"), [who], 50, [("DepositInitiated", [0, address("carol"), who, 50])])
+    assert bridge.escrow == escrow + 50
+    for height in (4, 5):
+        (paid,) = bridge.call(height, address("judy"), [7, who, 20], 0, [("WithdrawalPaid", [7, who, 20])])
+        assert (paid.to, paid.amount) == (who, 20)
+    assert (verdict.exit_code, broken(verdict)) == (1, {"P3"})
+    assert verdict.of("P3")[0].told() == (
+        f"L1 block 5, account 0x{who.hex()}: withdrawal 7 of 20 gwei: it was paid before"
+    )
+
+
+def test_a_bridge_of_an_unknown_kind_is_not_judged() -> None:
+    genesis = msgspec.msgpack.decode(genesis_of("optimistic"))
+    for spec in genesis[9]:
+        if spec[0] == "bridge":
+            spec[1] = "somebody.else:Bridge"
+    with pytest.raises(LieError, match=r"somebody\.else"):
+        L1(encode(genesis), Verdict())

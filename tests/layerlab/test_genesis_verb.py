@@ -87,7 +87,9 @@ def test_a_second_time_it_keeps_everything(directory: Path) -> None:
     run(directory, "--containers", LAYERLAB_STUDENTS="2", LAYERLAB_FAULT_TOKEN="given-and-long-enough")
     names = ("devnet.json", "genesis/l1.json", "genesis/l2.json", "clock.json", "fault-token")
     before = [(directory / name).read_bytes() for name in names]
-    again = run(directory, "--containers", LAYERLAB_STUDENTS="2", LAYERLAB_FAULT_TOKEN="given-and-long-enough")
+    again = run(
+        directory, "--containers", LAYERLAB_STUDENTS="2", LAYERLAB_FAULT_TOKEN="given-and-long-enough"
+    )
     assert again.exit_code == 0, again.stderr
     assert [(directory / name).read_bytes() for name in names] == before
 
