@@ -85,9 +85,11 @@ class Junk:
             self._go(self._peer(name))
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        left = set(self._tasks)
+        while left:  # again and again: Python 3.11's `wait_for` may swallow a cancellation
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=1.0)
 
     def _go(self, work: Any) -> None:
         self._tasks.append(asyncio.create_task(work))
