@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from bridge.abi import ClaimArgs, DepositArgs, ForceArgs
 from chainkit.codec import MAX_AMOUNT, decode, to_json
 from chainkit.keys import dev_keypair
+from chainkit.keystore import save_key
 from chainkit.transaction import Call, SignedTransaction, Transfer
 from layerlab.cli import app
 from layerlab.cli.amounts import AmountError, parse_amount, show_coins
@@ -160,6 +161,24 @@ def test_names_mean_nothing_where_there_is_no_devnet(stack: FakeStack) -> None:
     problem(run(stack, "send", "--from", "alice", "--to", "bob", "--amount", "1", "--json"), "not_a_devnet")
     to_bob = ("--to", "bob", "--amount", "1", "--json")
     problem(run(stack, "deposit", "--from", "alice", *to_bob), "not_a_devnet")
+
+
+def test_a_well_known_key_in_a_file_signs_for_a_devnet_only(stack: FakeStack, tmp_path: Path) -> None:
+    file = tmp_path / "alice.pem"
+    save_key(file, dev_keypair("alice"), "correct horse")
+    words = (
+        "send",
+        "--from",
+        str(file),
+        "--to",
+        "0x" + dev_keypair("bob").address.hex(),
+        "--amount",
+        "1",
+        "--json",
+    )
+    stack.l1.devnet = False
+    problem(run(stack, *words, LAYERLAB_PASSPHRASE="correct horse"), "well_known_key")
+    assert stack.l1.taken == []
     assert stack.l1.taken == []
 
 

@@ -36,6 +36,7 @@ BAD_SETTINGS = [
     ("LAYERLAB_LOG_LEVEL", "loud"),
     ("LAYERLAB_ENABLE_FAULTS", "perhaps"),
     ("LAYERLAB_FAULT_TOKEN", DEVNET_TOKEN),
+    ("LAYERLAB_FAULT_TOKEN", "fifteen-letters"),
     ("LAYERLAB_FAULT_TOKEN", " padded "),
     ("LAYERLAB_FAULT_TOKEN", "a\tb"),
     ("LAYERLAB_FAULT_TOKEN", "ключ"),
