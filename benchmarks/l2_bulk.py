@@ -21,9 +21,15 @@ def run(lab: Lab) -> Figures:
     accounts, count = lab.size(10_000, 500), lab.size(100_000, 2_000)
     wires = workload.transfers(workload.Plan(config.l2_chain_id, accounts, count))
     with running(config, SERVICES, lab.say, l2_accounts=accounts, more=lab.sequencer_options()) as stack:
-        before = stack.usage("sequencer")
-        sent = submit(stack.url("sequencer"), wires, per_request=BULK, connections=CONNECTIONS)
-        after = stack.usage("sequencer")
+        usage = [stack.usage("sequencer")]
+        sent = submit(
+            stack.url("sequencer"),
+            wires,
+            per_request=BULK,
+            connections=CONNECTIONS,
+            at_end=lambda: usage.append(stack.usage("sequencer")),
+        )
+    before, after = usage
     cpu = (after.cpu_seconds - before.cpu_seconds) / count
     lab.details |= {
         "blocks": sent.blocks,

@@ -6,7 +6,7 @@ accepted stands in a block with a receipt. Must not know which figure it is for.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -81,17 +81,23 @@ class _SingleAnswers(_Answers):
 
 
 def submit(
-    url: str, wires: Sequence[bytes], *, per_request: int, connections: int, final: bool = False
+    url: str,
+    wires: Sequence[bytes],
+    *,
+    per_request: int,
+    connections: int,
+    final: bool = False,
+    at_end: Callable[[], None] = lambda: None,
 ) -> Sent:
     """Send everything, wait until all of it is in blocks (``final``: in final blocks), and check that it is.
 
-    Raises `LoadError`.
+    ``at_end`` is called when the clock has stopped, before the check, which reads every block. Raises `LoadError`.
     """
     groups = [wires[i : i + per_request] for i in range(0, len(wires), per_request)]
     requests = [load.post(url, "/transactions", MSGPACK, load.batch_body(group)) for group in groups]
     # The last of each of the last requests, in whatever order they arrive.
     tail = list(wires[-(connections * per_request + 64) :])
-    return load.run(_submit(url, requests, tail, wires, connections, per_request, final))
+    return load.run(_submit(url, requests, tail, wires, connections, per_request, final, at_end))
 
 
 async def _submit(
@@ -102,6 +108,7 @@ async def _submit(
     connections: int,
     per_request: int,
     final: bool,
+    at_end: Callable[[], None],
 ) -> Sent:
     reader = await Reader.open(url)
     try:
@@ -113,6 +120,7 @@ async def _submit(
         cpu = time.process_time() - cpu
         await _settled(reader, tail, final)
         seconds = time.perf_counter() - begin
+        at_end()
         last = await _height(reader, "head")
         await _check(reader, wires, first, last)
         return Sent(len(wires), seconds, accepted, last - first, answers.again, cpu)
