@@ -1,7 +1,8 @@
 """Who goes first when a mempool is full.
 
-Responsible for the order of eviction: gapped before ready, then cheap before dear, then late before early, and of
-each sender only its last nonce. Must not know how much room there is, nor what is offered to a block.
+Responsible for the order of eviction: gapped before ready, then who has much before who has little, then cheap before
+dear, then late before early, and of each sender only its last nonce. Must not know how much room there is, nor what
+is offered to a block.
 
 The order is only kept while it is needed: it is made when somebody must go for the first time, and forgotten when
 there is plenty of room again. In between each change of a sender's last transaction is one push more.
@@ -20,7 +21,7 @@ _SLACK = 1024
 class Victim(NamedTuple):
     """The last transaction of a sender; the smallest goes first."""
 
-    kind: int
+    standing: int
     max_fee: int
     late: int
     address: Address
@@ -78,10 +79,12 @@ class Eviction:
         sender = self._senders.get(tail.address)
         if sender is None or not sender.nonces or sender.nonces[-1] != tail.nonce:
             return False
-        return sender.entries[tail.nonce].seq == -tail.late and sender.class_of(tail.nonce) == tail.kind
+        return (
+            sender.entries[tail.nonce].seq == -tail.late and sender.standing_of(tail.nonce) == tail.standing
+        )
 
 
 def _last(address: Address, sender: Sender) -> Victim:
     nonce = sender.nonces[-1]
     entry = sender.entries[nonce]
-    return Victim(sender.class_of(nonce), entry.max_fee, -entry.seq, address, nonce)
+    return Victim(sender.standing_of(nonce), entry.max_fee, -entry.seq, address, nonce)

@@ -22,7 +22,7 @@ from chainkit.execution import InvalidTransaction, Rules, check_stateless
 from chainkit.offering import Offering
 from chainkit.state import Account
 from chainkit.transaction import SignedTransaction
-from chainkit.waiting import READY, Entry, Sender, make_entry
+from chainkit.waiting import GAPPED, Entry, Sender, make_entry
 
 AccountLookup = Callable[[Address], Account]
 
@@ -137,7 +137,7 @@ class Mempool:
                 "insufficient_balance",
                 f"with what is waiting already it needs {total} gwei, the account has {account.balance}",
             )
-        gone = self._make_room(entry, sender.class_of(nonce), old)
+        gone = self._make_room(entry, sender.standing_of(nonce), old)
         self._seq += 1
         self._senders[address] = sender
         if old is None:
@@ -158,13 +158,13 @@ class Mempool:
             f"and {self._max_per_sender} may wait",
         )
 
-    def _make_room(self, entry: Entry, kind: int, old: Entry | None) -> list[SignedTransaction]:
+    def _make_room(self, entry: Entry, standing: int, old: Entry | None) -> list[SignedTransaction]:
         """Push out what must go; if that is not worth less than ``entry``, undo it and refuse."""
         count, size = (0, entry.bytes - old.bytes) if old else (1, entry.bytes)
         gone: list[tuple[Sender, Entry]] = []
-        while not self._fits(count, size, kind):
+        while not self._fits(count, size, ready=standing != GAPPED):
             victim = self._eviction.first(entry.tx.body.sender, entry.tx.body.nonce)
-            if victim is None or victim[:2] >= (kind, entry.max_fee):
+            if victim is None or victim[:2] >= (standing, entry.max_fee):
                 for sender, evicted in reversed(gone):
                     self._senders[evicted.tx.body.sender] = sender
                     self._insert(evicted.tx.body.sender, sender, evicted)
@@ -175,10 +175,10 @@ class Mempool:
             gone.append((sender, self._remove_last(victim.address, sender)))
         return [evicted.tx for _, evicted in gone]
 
-    def _fits(self, count: int, size: int, kind: int) -> bool:
+    def _fits(self, count: int, size: int, *, ready: bool) -> bool:
         if len(self._by_id) + count > self._max_transactions or self._bytes + size > self._max_bytes:
             return False
-        return kind == READY or (
+        return ready or (
             self._gapped + count <= max(1, self._max_transactions // GAPPED_SHARE)
             and self._gapped_bytes + size <= self._max_bytes // GAPPED_SHARE
         )
@@ -190,10 +190,13 @@ class Mempool:
     ) -> Iterator[SignedTransaction]:
         """What may run on that state: each sender's in nonce order, the best tip first, then the oldest.
 
+        If there is more than a block takes, an eighth of it is for those that have waited longest, whatever they
+        bid: a flood that bids more than somebody else may delay him, but not for as long as it lasts (P23).
         Ends when the block is certainly full: by bytes, or by the least gas that each uses. How much they
         really use only execution knows, so whoever builds must still skip what no longer fits.
         """
-        return self._offering.select(account_of, base_fee, gas_limit, max_bytes)
+        oldest = self._by_id.values() if self._bytes > max_bytes else ()
+        return self._offering.select(account_of, base_fee, gas_limit, max_bytes, oldest)
 
     # --- after a block ---
 
@@ -254,6 +257,7 @@ class Mempool:
             del self._senders[address]
         elif gone:
             self._offering.place(address, sender, sender.best())
+            self._eviction.changed(address, sender)
         return gone
 
     def _recount(self, address: Address, sender: Sender, account: Account) -> list[SignedTransaction]:

@@ -1,14 +1,15 @@
 """In what order a mempool offers transactions to a block.
 
-Responsible for the order: each sender's by nonce, the best tip first, then the oldest. Must not know how much room
-the pool has, nor whether what is offered gets into the block.
+Responsible for the order: each sender's by nonce, a few of the oldest, then the best tip first, then the oldest. Must
+not know how much room the pool has, nor whether what is offered gets into the block.
 
 Who is behind in the heap of places cannot come before who is in front, so only those in front are looked at. They
 are not put back at once: after a block nearly all of them are gone.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
+from itertools import islice
 
 from chainkit.codec import Address
 from chainkit.state import Account
@@ -18,6 +19,10 @@ from chainkit.waiting import Entry, Sender, offering_key
 _SLACK = 1024
 MAX_MISSES = 64
 """`Offering.select` ends when so many in a row were too large for what is left of the block."""
+OLDEST_SHARE = 8
+"""One part in so many of a block is for those that have waited longest."""
+_MAX_OLDEST = 1024
+"""So many of the oldest are looked at: some may not run now."""
 _Queue = list[tuple[int, Address, int, Entry]]
 
 
@@ -42,13 +47,24 @@ class Offering:
             heapify(self._places)
 
     def select(
-        self, account_of: Callable[[Address], Account], base_fee: int, gas_limit: int, max_bytes: int
+        self,
+        account_of: Callable[[Address], Account],
+        base_fee: int,
+        gas_limit: int,
+        max_bytes: int,
+        oldest: Iterable[SignedTransaction] = (),
     ) -> Iterator[SignedTransaction]:
-        """See `chainkit.mempool.Mempool.select`."""
+        """See `chainkit.mempool.Mempool.select`; ``oldest`` are those that waited longest, in order."""
         self._put_back()
         queue: _Queue = []
         looked_at: dict[Address, tuple[int, Address]] = {}
         senders, gas_left, bytes_left, misses = self._senders, gas_limit, max_bytes, 0
+        next_of: dict[Address, int] = {}
+        first = self._longest_waiting(oldest, account_of, base_fee, gas_limit, max_bytes, next_of)
+        for entry in first:
+            gas_left -= entry.least
+            bytes_left -= entry.bytes
+            yield entry.tx
         try:
             while misses < MAX_MISSES:
                 places = self._places  # another list, if it was made anew meanwhile
@@ -58,7 +74,9 @@ class Offering:
                     sender = senders.get(address)
                     if sender is not None and sender.place == place and address not in looked_at:
                         looked_at[address] = top
-                        _enqueue(queue, sender, address, account_of(address).nonce, base_fee)
+                        nonce = next_of.get(address)
+                        nonce = account_of(address).nonce if nonce is None else nonce
+                        _enqueue(queue, sender, address, nonce, base_fee)
                 if not queue:
                     break
                 _, address, nonce, entry = heappop(queue)
@@ -76,6 +94,32 @@ class Offering:
                 yield tx
         finally:
             self._aside += looked_at.values()
+
+    def _longest_waiting(
+        self,
+        oldest: Iterable[SignedTransaction],
+        account_of: Callable[[Address], Account],
+        base_fee: int,
+        gas_limit: int,
+        max_bytes: int,
+        next_of: dict[Address, int],
+    ) -> list[Entry]:
+        """What of the oldest may run and fits their share of the block; ``next_of`` says what comes after it."""
+        gas_left, bytes_left = gas_limit // OLDEST_SHARE, max_bytes // OLDEST_SHARE
+        found: list[Entry] = []
+        for tx in islice(oldest, _MAX_OLDEST):
+            address, nonce = tx.body.sender, tx.body.nonce
+            entry = self._senders[address].entries[nonce]
+            due = next_of.get(address)
+            if nonce != (account_of(address).nonce if due is None else due) or entry.max_fee < base_fee:
+                continue
+            if entry.least > gas_left or entry.bytes > bytes_left or tx.body.gas_limit > gas_limit:
+                break
+            gas_left -= entry.least
+            bytes_left -= entry.bytes
+            next_of[address] = nonce + 1
+            found.append(entry)
+        return found
 
     def _put_back(self) -> None:
         """Who was looked at for the last block and is still here."""

@@ -13,7 +13,10 @@ from chainkit.state import Account
 from chainkit.transaction import SignedTransaction
 
 SEQ_BITS = 64
-GAPPED, READY = 0, 1
+FAIR = 4
+"""Of these a sender may have waiting with as good a right to room as anybody's."""
+GAPPED = -64
+"""The standing of what cannot run now: under every other."""
 
 
 class Entry(msgspec.Struct, gc=False, eq=False):
@@ -65,9 +68,13 @@ class Sender(msgspec.Struct, gc=False, eq=False):
     place: int = 0
     """No transaction of this sender comes before it in the order of offering."""
 
-    def class_of(self, nonce: int) -> int:
-        """Whether a transaction with this nonce could run after those before it."""
-        return READY if nonce <= self.end else GAPPED
+    def standing_of(self, nonce: int) -> int:
+        """How good a right to its room a transaction with this nonce has, whatever it pays: 0 is the best.
+
+        A sender's first four have the best, the next four a worse one, the next eight a worse one still: who fills
+        the pool pushes out himself, before anybody who sent little (as geth guarantees each account some slots).
+        """
+        return GAPPED if nonce > self.end else -((nonce - self.nonce) // FAIR).bit_length()
 
     def split(self, account: Account, max_ahead: int) -> tuple[dict[int, Entry], list[Entry]]:
         """The entries that may still run once the account is this one, and those that may not, by nonce."""

@@ -289,6 +289,49 @@ def test_the_best_tip_is_found_behind_nonces_that_are_already_used() -> None:
     assert list(pool.select(at.__getitem__, 1, GAS, BYTES)) == [dear, other]
 
 
+def test_who_bids_nothing_gets_in_while_others_bid_more_and_fill_every_block() -> None:
+    """Promise P23: what came before takes its time, what comes after does not."""
+    pool = Mempool(RULES)
+    keys = {key.address: key for key in (*SPAM, ALICE)}
+    nonces = dict.fromkeys(keys, 0)
+
+    def account(address: bytes) -> Account:
+        return Account(RICH.balance, nonces[address])
+
+    for key in SPAM:
+        pool.add(pay(key, 0, tip=3), account)
+    pool.add(pay(ALICE, 0, fee=FLOOR, tip=0), account)
+    blocks = 0
+    while nonces[ALICE.address] == 0:
+        blocks += 1
+        assert blocks < 40
+        chosen = list(pool.select(account, FLOOR, GAS, 16 * 200))
+        assert len(chosen) == len({tx.id for tx in chosen})
+        assert sum(len(tx.wire) for tx in chosen) <= 16 * 200
+        for tx in chosen:
+            assert tx.body.nonce == nonces[tx.body.sender]
+            nonces[tx.body.sender] += 1
+        pool.update(account, sorted({tx.body.sender for tx in chosen}))
+        for tx in chosen:
+            if tx.body.sender != ALICE.address:
+                pool.add(pay(keys[tx.body.sender], tx.body.nonce + 1, tip=3), account)
+    assert blocks > 1
+
+
+def test_who_fills_the_pool_makes_room_for_who_sends_little_whatever_he_bids() -> None:
+    pool = Mempool(RULES, max_transactions=40)
+    for key in (BOB, CAROL):
+        for nonce in range(20):
+            pool.add(pay(key, nonce, fee=10**6, tip=5), rich)
+    for key in (ALICE, *SPAM[:30]):
+        pool.add(pay(key, 0, fee=FLOOR, tip=0), rich)
+    assert refusal(pool, pay(SPAM[31], 4, fee=10**6)) == "mempool_full"
+    left = [tx.body.sender for tx in pool]
+    assert len(left) == 40
+    assert left.count(ALICE.address) == 1
+    assert {left.count(key.address) for key in (BOB, CAROL)} == {4, 5}
+
+
 def test_what_is_selected_can_be_built() -> None:
     chain = Chain(make_genesis())
     pool = Mempool(chain.rules)

@@ -27,7 +27,7 @@ MEMORY: Final = 300 * MIB
 PATIENCE: Final = 60.0
 """Seconds after which an honest transfer is given up; what it is judged by is steps, whatever machine this is."""
 MOST_STEPS: Final = {"L1": 15, "L2": 40}
-"""Slots of L1, blocks of L2: a full pool is 17 full blocks of L2, oldest first among equal tips."""
+"""Slots of L1, blocks of L2: a full pool is 17 full blocks of L2, and each has room for the oldest."""
 CLOSING: Final = 16
 """Who gives way is closed in the loop's next turn: the system may still count so many."""
 LAG_SLOTS: Final = 15

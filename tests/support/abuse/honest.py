@@ -82,7 +82,7 @@ class Waited:
 
 
 class Honest:
-    """One person with one account: a transfer at the least fee that wallets suggest, again when it is in."""
+    """One person with one account: a transfer without a tip, again when it is in."""
 
     def __init__(self, name: str, url: str, chain: int, waited: Waited) -> None:
         self.key = dev_keypair(name)
@@ -113,7 +113,7 @@ class Honest:
                     self._nonce,
                     30_000,
                     status["fees"]["max_fee_per_gas"],
-                    status["fees"]["tip_per_gas"],
+                    0,
                     Transfer(dev_keypair("bob").address, 1),
                 )
                 tx = SignedTransaction.sign(body, self.key)
