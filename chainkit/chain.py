@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from chainkit.at_hand import AtHand
 from chainkit.block import (
     LAST_ERA_KEY,
     MAX_BLOCK_BYTES,
@@ -85,6 +86,7 @@ class Chain:
         self.genesis = genesis
         self.genesis_hash = genesis.hash()
         self._genesis_tree: Tree | None = None
+        self._at_hand = AtHand()
         self.rules: Rules
         if known_root is None:
             self.rules, self._genesis_tree = genesis_state(genesis)
@@ -177,6 +179,10 @@ class Chain:
             return [SignedTransaction.decode(wire, limit=limit) for wire in wires]
         return [known.get(wire) or SignedTransaction.decode(wire, limit=limit) for wire in wires]
 
+    def state(self, tree: Tree) -> State:
+        """The state of a tree, to be read before anything else is executed; quick for that of the last block run."""
+        return self._at_hand.state(tree)
+
     def build(
         self,
         parent: ExecutedBlock,
@@ -196,7 +202,7 @@ class Chain:
         tx_root: Bytes32 | None = None,
     ) -> tuple[ExecutedBlock, list[tuple[SignedTransaction, InvalidTransaction]]]:
         """``tx_root`` is that of all candidates, if it is known."""
-        state = State(parent.tree)
+        state = self._at_hand.state(parent.tree)
         height, time = parent.header.height + 1, self.slot_time(slot)
         events: list[Event] = []
         env = begin_block(
@@ -217,6 +223,7 @@ class Chain:
                 skipped.append((tx, refusal))
         changes = state.changes()
         tree = state.commit()
+        self._at_hand.move(parent.tree, tree, state.read())
         wires = [tx.wire for tx in included]
         header = Header(
             chain_id=self.rules.chain_id,

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+from chainkit.at_hand import MOST as MOST_AT_HAND
+from chainkit.at_hand import AtHand
 from chainkit.backend import BlockView, Head, HeadRef, SubmitResult, TransactionView
 from chainkit.block import MAX_BLOCK_BYTES, CertifiedBlock, Proposal, Vote
 from chainkit.chain import Chain, ExecutedBlock
@@ -25,10 +27,11 @@ from chainkit.fees import suggest_fees
 from chainkit.genesis import Genesis
 from chainkit.keys import KeyPair, is_dev_address
 from chainkit.mempool import Mempool
-from chainkit.state import State
+from chainkit.signature_pool import SignaturePool
+from chainkit.state import Account, State
 from chainkit.store import Store
 from chainkit.submission import check_submitted
-from chainkit.transaction import SignedTransaction, verify_signatures
+from chainkit.transaction import SignedTransaction
 from l1node.actions import (
     Action,
     BlockNotarized,
@@ -59,7 +62,6 @@ FIRST_SHARE = 4
 """The share of a full block, one part in so many, that may follow an empty one."""
 MAX_HALVINGS = 6
 """How often the room in a block is halved while finality lags, once for every two slots."""
-_IN_PLACE = 16  # signatures that are verified without a thread
 _MOST_AT_ONCE = 256
 MAX_CHECKING = 4096
 """Transactions from peers whose signatures may wait for their check: a quarter of a second."""
@@ -123,6 +125,8 @@ class L1Node:
         self.pool = Mempool(chain.rules)
         self.recent = Recent()
         self._checking = 0
+        self._signatures = SignaturePool()
+        self._at_hand = AtHand()
         self._broke = asyncio.Event()
         self._changed = asyncio.Event()
         self.reporter = Reporter(chain.rules, key, self.disk.cases(), self.disk.set_cases)
@@ -140,6 +144,7 @@ class L1Node:
             evidence_slots=self._evidence_slots(),
             known=self.recent,
         )
+        self._final_state = State(final.tree)
         self._look()
         self.on_blocks(self.disk.load_notarized())
         self._reload_pool()
@@ -158,7 +163,7 @@ class L1Node:
     def _reload_pool(self) -> None:
         for tx in self.disk.pool():
             with suppress(InvalidTransaction):
-                self.pool.add(tx, self._final_state.account)
+                self.pool.add(tx, self._final_account)
 
     # --- time ---
 
@@ -271,10 +276,25 @@ class L1Node:
                         self.disk.add_final(block, certificate)
                         self._note_slashings(block)
                         final.append(block)
-        if final:  # whatever a block took in has changed its sender's nonce
-            self.recent.remove(tx for block in final for tx in block.transactions)
-            touched = {k[1:] for block in final for k in block.changes if k[:1] == b"a" and len(k) == 33}
-            self.pool.update(State(final[-1].tree).account, sorted(touched))
+        if final:
+            self._on_final(final)
+
+    def _final_account(self, address: Address) -> Account:
+        """An account in the last final block; what was asked is remembered, however many strangers are asked for."""
+        if len(self._final_state.read()) > MOST_AT_HAND:
+            self._final_state = self._at_hand.state(self._final.tree)
+        return self._final_state.account(address)
+
+    def _on_final(self, final: Sequence[ExecutedBlock]) -> None:
+        tree = self._final.tree
+        for block in final:
+            self._at_hand.move(tree, block.tree, {**self._final_state.read(), **block.changes})
+            tree = block.tree
+            self._final_state = self._at_hand.state(tree)
+        # Whatever a block took in has changed its sender's nonce.
+        self.recent.remove(tx for block in final for tx in block.transactions)
+        touched = {k[1:] for block in final for k in block.changes if k[:1] == b"a" and len(k) == 33}
+        self.pool.update(self._final_state.account, sorted(touched))
 
     def _note_slashings(self, block: ExecutedBlock) -> None:
         new = [
@@ -294,7 +314,6 @@ class L1Node:
         self.tail.update(self.engine.notarized_chain())
         self._head = Head(head.header, head.hash, head.tree)
         self._final = Head(final.header, final.hash, final.tree)
-        self._final_state = State(final.tree)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -329,7 +348,9 @@ class L1Node:
     def _select(self, parent: ExecutedBlock, slot: int) -> Iterable[SignedTransaction]:
         base_fee = suggest_fees(self.rules, parent.tree).base_fee
         gas_limit = self.rules.fees.block_gas_limit
-        candidates = self.pool.select(State(parent.tree).account, base_fee, gas_limit, MAX_BLOCK_BYTES)
+        candidates = self.pool.select(
+            self.chain.state(parent.tree).account, base_fee, gas_limit, MAX_BLOCK_BYTES
+        )
         return self._few(candidates, self._room(parent, slot, gas_limit))
 
     def _room(self, parent: ExecutedBlock, slot: int, gas_limit: int) -> int:
@@ -360,7 +381,7 @@ class L1Node:
 
     def _admit(self, tx: SignedTransaction) -> SubmitResult:
         try:
-            self.pool.add(tx, self._final_state.account)
+            self.pool.add(tx, self._final_account)
         except InvalidTransaction as refusal:
             known = refusal.code == "already_known"
             return SubmitResult(tx.id, known, refusal.code, refusal.message)
@@ -392,15 +413,14 @@ class L1Node:
     async def _take(self, fresh: Sequence[SignedTransaction]) -> bool:
         """Check signatures, and take in what is good; whether all signatures were."""
         unseen = [tx for tx in fresh if self.recent.get(tx.wire) is not tx]
-        if len(unseen) > _IN_PLACE:
-            await asyncio.to_thread(verify_signatures, unseen)
+        await self._signatures.verify(unseen)
         for tx in fresh:
             if not tx.signature_valid():
                 self.counts["bad_signatures_in"] += 1
                 return False
             with suppress(InvalidTransaction):
                 check_submitted(self.rules, tx)
-                self.pool.add(tx, self._final_state.account)
+                self.pool.add(tx, self._final_account)
                 self.recent.add(tx)
                 self.counts["transactions_in"] += 1
         return True
@@ -413,7 +433,7 @@ class L1Node:
                 tx = self.recent.get(wire) or SignedTransaction.decode(
                     wire, limit=self.rules.fees.max_transaction_bytes
                 )
-                account, body = self._final_state.account(tx.body.sender), tx.body
+                account, body = self._final_account(tx.body.sender), tx.body
                 stale = body.nonce < account.nonce
                 if tx.id in self.pool or stale or body.chain_id != self.rules.chain_id:
                     self.counts["duplicates_in"] += 1
