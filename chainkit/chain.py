@@ -46,7 +46,7 @@ class MisshapenBlock(InvalidBlock):
 
 
 class Known(Protocol):
-    """Transactions that are decoded and whose signatures are good, by their wire bytes."""
+    """Transactions that are decoded, and whose signatures are good or being checked, by their wire bytes."""
 
     def get(self, wire: bytes) -> SignedTransaction | None:
         """The transaction with these bytes, if it is known."""

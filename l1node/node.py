@@ -400,6 +400,7 @@ class L1Node:
             self.counts["transactions_left_out"] += len(fresh)
             return True
         self._checking += len(fresh)
+        self.recent.begin_check(fresh)
         try:
             start, size = 0, 1
             while start < len(fresh):  # a few first: one bad signature must not cost the check of a thousand
@@ -408,11 +409,12 @@ class L1Node:
                 start, size = start + size, min(2 * size, _MOST_AT_ONCE)
         finally:
             self._checking -= len(fresh)
+            self.recent.end_check(fresh)
         return True
 
     async def _take(self, fresh: Sequence[SignedTransaction]) -> bool:
         """Check signatures, and take in what is good; whether all signatures were."""
-        unseen = [tx for tx in fresh if self.recent.get(tx.wire) is not tx]
+        unseen = [tx for tx in fresh if not self.recent.is_good(tx)]
         await self._signatures.verify(unseen)
         for tx in fresh:
             if not tx.signature_valid():

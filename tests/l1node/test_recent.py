@@ -89,3 +89,28 @@ def test_other_transactions_than_the_headers_say_nothing_about_the_header() -> N
     executed, _ = rules.build(rules.genesis_block, 1, BOB.address, [transfer(0)])
     with pytest.raises(MisshapenBlock):
         rules.execute(rules.genesis_block, Block(executed.block.header, [transfer(1).wire]))
+
+
+def test_one_whose_check_is_under_way_is_checked_once_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules, tx = chain(), transfer(0)
+    executed, _ = rules.build(rules.genesis_block, 1, BOB.address, [tx])
+    recent, arrived = Recent(), SignedTransaction.decode(tx.wire)
+    recent.begin_check([arrived])
+    assert not recent.is_good(arrived)
+    assert rules.execute(rules.genesis_block, executed.block, recent).transactions[0] is arrived
+    assert recent.is_good(arrived)
+    recent.end_check([arrived])
+    monkeypatch.setattr("chainkit.transaction.verify", None)
+    assert arrived.signature_valid()  # known by now, without a check
+
+
+def test_what_is_under_way_is_not_believed() -> None:
+    rules, bad = chain(), forged(transfer(0))
+    bad._valid = True
+    executed, _ = rules.build(rules.genesis_block, 1, BOB.address, [bad])
+    recent, arrived = Recent(), SignedTransaction.decode(bad.wire)
+    recent.begin_check([arrived])
+    with pytest.raises(InvalidBlock):
+        rules.execute(rules.genesis_block, executed.block, recent)
+    recent.end_check([arrived])
+    assert recent.get(bad.wire) is None
