@@ -91,6 +91,8 @@ class Intake:
         if result.code not in ("stale_nonce", "already_known"):
             return result
         known = self._backend.transaction(result.hash)
+        if known is not None and known.status == "pending":  # in a block that is on its way to the disk
+            return SubmitResult(result.hash, True, "already_known", "the transaction is already waiting")
         # One that stands in a rollup's block without having run (a forced one) may still be sent.
         if known is None or known.receipt is None or known.receipt.gas_used == 0:
             return result

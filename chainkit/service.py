@@ -54,7 +54,7 @@ EXIT_FAILED: Final = 1
 EXIT_STARTUP: Final = 2
 GRACE_SECONDS: Final = 3  # for requests under way
 CLOSE_SECONDS: Final = 1.0  # for tasks, and for closing
-GC_THRESHOLDS: Final = (50_000, 20, 50)
+GC_THRESHOLDS: Final = (20_000, 10, 5)
 
 _log = logging.getLogger("layerlab.service")
 
@@ -218,6 +218,7 @@ class _Run:
         except STARTUP_ERRORS as error:
             self.trouble = disk_trouble(error)
             if self.trouble is not None and RESUMING in os.environ:
+                _tell_of(self.trouble)
                 return await self._out_of_order(self.trouble)
             return _cannot_start(self.options, error)
         except Exception:  # noqa: BLE001 - the last resort of the process
@@ -236,7 +237,6 @@ class _Run:
 
     async def _out_of_order(self, trouble: DiskTrouble) -> int:
         """Answer 503 until the disk can be written, then begin anew; 0 if a signal comes first."""
-        _log.error("out of order: %s", one_line(str(trouble)))
         self.stop = asyncio.Event()
         fixed = asyncio.create_task(wait_until_writable(trouble.path))
         fixed.add_done_callback(lambda _: self.stop.set())
@@ -322,7 +322,9 @@ class _Run:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the process ends of it
             self.stop.set()
-            self.trouble = self.trouble or disk_trouble(error)
+            if self.trouble is None and (trouble := disk_trouble(error)) is not None:
+                self.trouble = trouble
+                _tell_of(trouble)  # at once: a clean end of what is under way takes seconds
             if self.trouble is not None:
                 return
             # Better gone than limping: what starts services sees an exit code, not a half-dead process.
@@ -341,11 +343,16 @@ class _Run:
                 _log.exception("closing failed")
 
 
+def _tell_of(trouble: DiskTrouble) -> None:
+    _log.error("out of order: %s", one_line(str(trouble)))
+
+
 def collect_rarely() -> None:
     """Let Python look for cycles of garbage seldom, and never among what is there now.
 
     Blocks, receipts and states are made in great numbers, live long and are in no cycles: with the usual
-    thresholds the collector walks through all of them every few hundred transactions.
+    thresholds the collector walks through all of them every few hundred transactions. Not too seldom, either:
+    a connection that ends leaves a cycle of some 10 KB, and thousands of them are one of the ways to fill memory.
     """
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Protocol
 
-from chainkit.codec import Address, Bytes32, encode
+from chainkit.codec import Address, Bytes32, decode, encode
 from chainkit.hashing import tagged_hash
 from chainkit.merkle_list import list_proof
 from chainkit.transaction import SignedTransaction
@@ -143,7 +143,10 @@ class CommittedSteps(Sequence[Bytes32]):
 
     def __init__(self, contents: Contents, hashes: Sequence[Bytes32], directory: Directory) -> None:
         """``directory`` has the batch's own addresses already (and may grow later)."""
-        self._contents = contents
+        self._blocks = contents.blocks
+        # Packed transactions as bytes: as objects they take four times the memory, and a batch is kept for its window.
+        plain = not contents.transactions or isinstance(contents.transactions[0], bytes)
+        self._packed = () if plain else tuple(contents.committed)
         self._hashes = tuple(hashes)
         self._directory = directory
         self._count = len(directory)
@@ -160,27 +163,30 @@ class CommittedSteps(Sequence[Bytes32]):
     def opening(self, index: int, step: Step) -> Opening:
         """How step ``index``, which is ``step``, is opened."""
         proof = list_proof(self._hashes, index)
-        packed = self._transaction(index)
-        if packed is None or isinstance(packed, bytes):
+        data = self._packed_at(index)
+        if data is None:
             return Opening(encode(step), proof, [])
+        packed: Packed = decode(Packed, data)  # type: ignore[arg-type]
         shown = [
             (self._directory[number], self._directory.proof(number, self._count))
             for number in numbers_of(packed)
         ]
-        return Opening(encode(packed), proof, shown)
+        return Opening(data, proof, shown)
 
-    def _transaction(self, index: int) -> bytes | Packed | None:
-        """The transaction that is step ``index``; None for a block's beginning and an inbox message."""
+    def _packed_at(self, index: int) -> bytes | None:
+        """The packed transaction that is step ``index``; None for what has no packed form."""
+        if not 0 <= index < len(self._hashes):
+            raise IndexError("no such step")
         before = 0
-        for block in self._contents.blocks:
+        for block in self._blocks if self._packed else ():
             index -= 1 + block.inbox_count
             if index < 0:
                 return None
             if index < block.transactions:
-                return self._contents.transactions[before + index]
+                return self._packed[before + index]
             index -= block.transactions
             before += block.transactions
-        raise IndexError("no such step")
+        return None
 
 
 def open_step(hashes: Sequence[Bytes32], index: int, step: Step) -> Opening:

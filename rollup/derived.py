@@ -199,8 +199,10 @@ def hollow(block: L2Block) -> L2Block:
 def slim(batch: DerivedBatch) -> DerivedBatch:
     """A true batch with what a dispute about it or its revert needs, and no more: the order of its transactions, and
     the states before and after it. States in between, decoded
-    transactions, receipts and changes are four fifths of its memory."""
-    *inner, end = (replace(block, transactions=(), receipts=(), changes={}) for block in batch.l2_blocks)
+    transactions, receipts, their bytes and changes are four fifths of its memory."""
+    *inner, end = (
+        replace(block, transactions=(), receipts=(), changes={}, encoded=[]) for block in batch.l2_blocks
+    )
     l2_blocks = (*(replace(block, tree=stub_tree(block.tree.root)) for block in inner), end)
     return replace(batch, blocks=(), l2_blocks=l2_blocks, end=end)
 

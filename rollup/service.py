@@ -74,8 +74,6 @@ BLOCK_MS = 10
 trickle of transfers costs in begin-blocks."""
 SIGNATURE_THREADS = 2
 MAX_WORKERS = 64
-COLLECT = (50_000, 20, 100)
-"""Thresholds of the garbage collector: hardly anything here is part of a cycle, so it need not look often."""
 MAX_PAGE = 100
 """Batches in one answer."""
 
@@ -316,7 +314,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with without_collection():
             service = await make()
         gc.freeze()  # what a start has made stays: no pause for walking over a million accounts
-        gc.set_threshold(*COLLECT)
         return service
 
     async def make() -> Service:

@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 
 from chainkit import intake as intake_module
 from chainkit.api import chain_router
+from chainkit.backend import TransactionView
 from chainkit.codec import Bytes32, encode
 from chainkit.http_limits import HttpLimits
 from chainkit.intake import BulkRoute, Intake
@@ -134,6 +135,18 @@ async def test_what_stands_in_a_block_is_told_so(http: httpx.AsyncClient, backen
     (result,) = (await post(http, [signed(0).wire])).json()["results"]
     assert (result["code"], result["height"]) == ("already_included", block.header.height)
     assert not result["accepted"]
+
+
+async def test_what_is_on_its_way_to_the_disk_is_known_and_not_stale(
+    http: httpx.AsyncClient, backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose answer was lost sends again what is in a block that is not flushed yet."""
+    tx = SignedTransaction.decode(signed(0).wire)
+    await post(http, [tx.wire])
+    backend.seal()
+    monkeypatch.setattr(backend, "transaction", lambda _: TransactionView(tx, "pending"))
+    (result,) = (await post(http, [tx.wire])).json()["results"]
+    assert (result["code"], result["accepted"]) == ("already_known", True)
 
 
 @pytest.mark.parametrize(
