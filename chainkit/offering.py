@@ -9,7 +9,6 @@ are not put back at once: after a block nearly all of them are gone.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
-from itertools import islice
 
 from chainkit.codec import Address
 from chainkit.state import Account
@@ -21,8 +20,6 @@ MAX_MISSES = 64
 """`Offering.select` ends when so many in a row were too large for what is left of the block."""
 OLDEST_SHARE = 8
 """One part in so many of a block is for those that have waited longest."""
-_MAX_OLDEST = 1024
-"""So many of the oldest are looked at: some may not run now."""
 _Queue = list[tuple[int, Address, int, Entry]]
 
 
@@ -104,16 +101,31 @@ class Offering:
         max_bytes: int,
         next_of: dict[Address, int],
     ) -> list[Entry]:
-        """What of the oldest may run and fits their share of the block; ``next_of`` says what comes after it."""
+        """What fits the oldest ones' share of the block; ``next_of`` says what comes after it.
+
+        Each that waits long brings its sender's next one forward, be it younger: so nobody holds up those behind
+        by sending his nonces in another order. What cannot run now costs a look, and takes nobody's place; what
+        is larger than the share has its turn, too, alone.
+        """
         gas_left, bytes_left = gas_limit // OLDEST_SHARE, max_bytes // OLDEST_SHARE
         found: list[Entry] = []
-        for tx in islice(oldest, _MAX_OLDEST):
-            address, nonce = tx.body.sender, tx.body.nonce
-            entry = self._senders[address].entries[nonce]
-            due = next_of.get(address)
-            if nonce != (account_of(address).nonce if due is None else due) or entry.max_fee < base_fee:
+        stuck: set[Address] = set()
+        for tx in oldest:
+            address = tx.body.sender
+            if address in stuck:
                 continue
-            if entry.least > gas_left or entry.bytes > bytes_left or tx.body.gas_limit > gas_limit:
+            due = next_of.get(address)
+            nonce = account_of(address).nonce if due is None else due
+            entry = self._senders[address].entries.get(nonce)
+            if (
+                entry is None
+                or entry.max_fee < base_fee
+                or entry.tx.body.gas_limit > gas_limit
+                or entry.bytes > max_bytes
+            ):
+                stuck.add(address)
+                continue
+            if found and (entry.least > gas_left or entry.bytes > bytes_left):
                 break
             gas_left -= entry.least
             bytes_left -= entry.bytes

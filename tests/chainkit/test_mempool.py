@@ -289,10 +289,9 @@ def test_the_best_tip_is_found_behind_nonces_that_are_already_used() -> None:
     assert list(pool.select(at.__getitem__, 1, GAS, BYTES)) == [dear, other]
 
 
-def test_who_bids_nothing_gets_in_while_others_bid_more_and_fill_every_block() -> None:
-    """Promise P23: what came before takes its time, what comes after does not."""
-    pool = Mempool(RULES)
-    keys = {key.address: key for key in (*SPAM, ALICE)}
+def blocks_until_alice(pool: Mempool, parked: list[KeyPair], base_fee: int) -> int:
+    """How many full blocks others fill with better bids, one after another, until her first transaction is in."""
+    keys = {key.address: key for key in (*SPAM, *parked, ALICE)}
     nonces = dict.fromkeys(keys, 0)
 
     def account(address: bytes) -> Account:
@@ -300,22 +299,58 @@ def test_who_bids_nothing_gets_in_while_others_bid_more_and_fill_every_block() -
 
     for key in SPAM:
         pool.add(pay(key, 0, tip=3), account)
-    pool.add(pay(ALICE, 0, fee=FLOOR, tip=0), account)
-    blocks = 0
+    pool.add(pay(ALICE, 0, fee=base_fee, tip=0), account)
+    blocks, most = 0, 40 + len(pool)
     while nonces[ALICE.address] == 0:
         blocks += 1
-        assert blocks < 40
-        chosen = list(pool.select(account, FLOOR, GAS, 16 * 200))
+        assert blocks < most
+        chosen = list(pool.select(account, base_fee, GAS, 16 * 200))
         assert len(chosen) == len({tx.id for tx in chosen})
         assert sum(len(tx.wire) for tx in chosen) <= 16 * 200
         for tx in chosen:
             assert tx.body.nonce == nonces[tx.body.sender]
+            assert tx.body.max_fee_per_gas >= base_fee
             nonces[tx.body.sender] += 1
         pool.update(account, sorted({tx.body.sender for tx in chosen}))
         for tx in chosen:
-            if tx.body.sender != ALICE.address:
+            if keys[tx.body.sender] in SPAM:
                 pool.add(pay(keys[tx.body.sender], tx.body.nonce + 1, tip=3), account)
-    assert blocks > 1
+    return blocks
+
+
+def test_who_bids_nothing_gets_in_while_others_bid_more_and_fill_every_block() -> None:
+    """Promise P23: what came before takes its time, what comes after does not."""
+    assert 1 < blocks_until_alice(Mempool(RULES), [], FLOOR) < 40
+
+
+@pytest.mark.parametrize(
+    ("nonces", "fee", "most"),
+    [(range(1, 64), 9, 40), (range(63), FLOOR, 40), (range(63, -1, -1), 9, 1300)],
+    ids=["gapped", "under the base fee", "backwards"],
+)
+def test_nobody_takes_the_place_of_the_oldest_with_what_cannot_run(
+    nonces: range, fee: int, most: int
+) -> None:
+    """P23: parked before, more than anybody would look through; what can run is served after all, in its order."""
+    pool = Mempool(RULES)
+    parked = [KeyPair(bytes([2, n]) + bytes(30)) for n in range(20)]
+    for key in parked:
+        for nonce in nonces:
+            pool.add(pay(key, nonce, fee=fee, tip=0), rich)
+    assert len(pool) > 1200
+    assert blocks_until_alice(pool, parked, FLOOR + 1) < most
+
+
+def test_what_is_larger_than_the_share_of_the_oldest_has_its_turn_and_holds_up_nobody() -> None:
+    """P23: of 3,200 bytes of a block 400 are for the oldest; two are larger, one does not even fit a block."""
+    pool = Mempool(RULES)
+    parked = [KeyPair(bytes([2, n]) + bytes(30)) for n in range(3)]
+    for key, size in zip(parked, (900, 5_000, 900), strict=True):
+        pool.add(call(key, 0, "x", "y", bytes(size), max_fee=10, tip=0, gas_limit=200_000), rich)
+    assert blocks_until_alice(pool, parked, FLOOR) < 40
+    assert [tx.body.sender for tx in pool if tx.body.sender not in {key.address for key in SPAM}] == [
+        parked[1].address
+    ]
 
 
 def test_who_fills_the_pool_makes_room_for_who_sends_little_whatever_he_bids() -> None:
