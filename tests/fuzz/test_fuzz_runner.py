@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def test_a_bug_is_found_told_and_kept(tmp_path: Path) -> None:
     (kept,) = (tmp_path / guided.CRASHES).iterdir()
     assert kept.read_bytes()[:1] == b"B"
     assert f"make fuzz-replay TARGET=broken FILE={guided.CRASHES / kept.name}" in done.stdout
+    assert f"<<< {b64encode(kept.read_bytes()).decode()}\n" in done.stdout
 
 
 def test_without_atheris_it_is_said_that_nothing_was_fuzzed(

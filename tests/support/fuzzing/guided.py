@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
+from base64 import b64encode
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from hashlib import sha256
@@ -27,6 +28,8 @@ CRASHES = Path("fuzz-findings")
 INPUT_SECONDS = 10
 FOUND = 77
 MEMORY_MB = 1024
+TOLD_BYTES = 4096
+"""An input that broke something is printed if it is no larger."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ def _tell(done: int, count: int, result: Result) -> None:
         print(result.told)
         for path in result.broken:
             print(f"repeat it: make fuzz-replay TARGET={result.name} FILE={path}")
+            if path.stat().st_size <= TOLD_BYTES:  # who has only this text can repeat it, too
+                print(f"the input: base64 -d > {path} <<< {b64encode(path.read_bytes()).decode()}")
 
 
 def _summary(results: list[Result], seconds: float) -> int:

@@ -167,7 +167,32 @@ def _certified(story: Story) -> CertifiedBlock:
 
 
 def _standing(engine: Engine) -> tuple[Any, ...]:
-    return engine.head.hash, engine.final.hash, engine.voted, len(engine.pending_blocks())
+    return engine.head.hash, engine.final.hash, engine.voted, _pending(engine)
+
+
+def _pending(engine: Engine) -> frozenset[bytes]:
+    return frozenset(block.hash for block in engine.pending_blocks())
+
+
+def _hear_proposal(engine: Engine, proposal: Proposal, now: int) -> None:
+    """A proposal that is not taken leaves no block; only a good certificate that came with it may notarize one.
+
+    One that is taken may bring an orphan that is refused: a refusal alone does not say whose it was.
+    """
+    before, final = _standing(engine), engine.final.hash
+    engine.on_message(proposal, now)
+    taken = proposal.block.header.hash() in _pending(engine) or engine.final.hash != final
+    assert taken or _pending(engine) <= before[-1], "a proposal that was refused left a block"
+    if not taken and proposal.parent_certificate is None:
+        assert _standing(engine) == before, "what was refused changed something"
+
+
+def _hear_vote(engine: Engine, vote: Vote, now: int) -> None:
+    before, refused = _standing(engine), engine.rejected.total()
+    engine.on_message(vote, now)
+    assert engine.rejected.total() == refused or _standing(engine) == before, (
+        "what was refused changed something"
+    )
 
 
 def validator(data: bytes) -> bool:
@@ -182,20 +207,17 @@ def validator(data: bytes) -> bool:
         if not story:
             break
         kind, now = story.byte() % 6, script.at(slot, 0.25)
-        before, refused = _standing(engine), engine.rejected.total()
         if kind == 0:
             slot = min(slot + 1 + story.byte() % 4, 200)
             engine.on_tick(script.at(slot))
         elif kind == 1:
-            engine.on_message(_proposal(story), now)
+            _hear_proposal(engine, _proposal(story), now)
         elif kind == 2:
-            engine.on_message(_vote(story), now)
+            _hear_vote(engine, _vote(story), now)
         elif kind == 3:
             engine.on_blocks([_certified(story) for _ in range(1 + story.byte() % 4)], now)
         else:
             _hear(engine, story.raw(), now)
-        if kind in (1, 2) and engine.rejected.total() > refused:
-            assert _standing(engine) == before, "what was refused changed something"
         assert engine.final.header.height >= final, "finality went back"
         final = engine.final.header.height
         assert engine.final.hash in _honest(), "a block that nobody voted for is final"
