@@ -131,15 +131,24 @@ class FollowerCore:
 
 
 OnFinal = Callable[[ExecutedBlock, Certificate], Awaitable[None]]
+OnComing = Callable[[Sequence[ExecutedBlock]], None]
 
 
 class Follower:
     """Asks one of ``clients`` for blocks, and the next one when it fails, lies or has nothing; never stops."""
 
-    def __init__(self, clients: Sequence[ChainClient], core: FollowerCore, on_final: OnFinal) -> None:
+    def __init__(
+        self,
+        clients: Sequence[ChainClient],
+        core: FollowerCore,
+        on_final: OnFinal,
+        on_coming: OnComing = lambda blocks: None,
+    ) -> None:
+        """``on_final`` is called with each final block, in order; ``on_coming`` before, with all that come next."""
         self._clients = list(clients)
         self._core = core
         self._on_final = on_final
+        self._on_coming = on_coming
         self._turn = 0
         self._idle = 0
         self._answers = 0
@@ -173,6 +182,7 @@ class Follower:
         height, head = self._core.tip.header.height, self._core.head_height
         # A full page means that there is more to come. Only checked blocks count: a liar moves this no further.
         self.heard_final = max(height, head - 2) + (PAGE if len(blocks) >= PAGE else 0)
+        self._on_coming([block for block, _ in final])
         for block, certificate in final:
             await self._on_final(block, certificate)
         if not blocks:

@@ -18,17 +18,16 @@ import msgspec
 from bridge import abi
 from chainkit.block import Header
 from chainkit.chain import Chain
-from chainkit.codec import Address, Bytes32, CodecError, Record, decode
+from chainkit.codec import Bytes32, CodecError, Record, decode
 from chainkit.contract import Event
-from chainkit.execution import Receipt
 from chainkit.genesis import Genesis
 from chainkit.merkle import Tree
 from chainkit.state import storage_key
-from chainkit.transaction import Call, SignedTransaction, verify_signatures
-from rollup.batch import BatchBlock, BatchError
+from chainkit.transaction import SignedTransaction, verify_signatures
+from rollup.batch import BatchBlock
 from rollup.batch import steps_root as compute_steps_root
 from rollup.block import L2Block, block_steps, decode_transaction, execute_block, genesis_block
-from rollup.contents import CommittedSteps, Contents, Extended, read_contents, step_hashes
+from rollup.contents import CommittedSteps, step_hashes
 from rollup.derived import (
     BatchDerived,
     BatchFinalized,
@@ -49,6 +48,7 @@ from rollup.derived import (
     without_steps,
 )
 from rollup.directory import Directory
+from rollup.reading import DerivationError, L1Transaction, ReadAhead, batch_data, read_batch
 from rollup.stf import Deposit, Forced, Step, Transact, step_hash
 
 __all__ = [
@@ -71,13 +71,8 @@ __all__ = [
 ]
 
 R = TypeVar("R", bound=Record)
-L1Transaction = tuple[SignedTransaction, Receipt]
 MAX_REMEMBERED = 16
 """Batches of its own that a node remembers: as many as may be on their way, and some that were made again."""
-
-
-class DerivationError(Exception):
-    """L1 says what its contract cannot have done: wrong genesis, wrong order, or an error in our code."""
 
 
 class StaleResume(DerivationError):  # noqa: N818 - it names what is stale
@@ -126,7 +121,7 @@ class Derivation:
         self.batches[abi.GENESIS_BATCH] = genesis_batch(start)
         self._disputes_read = 0
         self._whole: list[int] = []  # batches derived since the last `slim_down`
-        self._prepared: dict[bytes, SignedTransaction] = {}
+        self._read = ReadAhead(self.rules, self.bridge, self.directory)
         self._packed: dict[bytes, Sequence[BatchBlock]] = {}
         self._safe = abi.GENESIS_BATCH
         self._finalized_true = abi.GENESIS_BATCH
@@ -185,26 +180,13 @@ class Derivation:
         if len(self._packed) > MAX_REMEMBERED:
             del self._packed[next(iter(self._packed))]
 
-    def prepare(self, transactions: Sequence[L1Transaction]) -> list[SignedTransaction]:
-        """The L2 transactions in the batches of the next L1 block, whose signatures the caller may have checked, in its
-        own way and time, before `apply_l1_block` takes them from here. Whatever is left out is checked there."""
-        fresh: list[Address] = []
-        found: list[SignedTransaction] = []
-        for tx, receipt in transactions:
-            if not receipt.success or not is_batch(tx, self.bridge):
-                continue
-            try:
-                contents = _batch_data(tx, self.bridge, len(self.directory) + len(fresh))
-            except DerivationError:
-                break  # `apply_l1_block` says so
-            fresh += contents.addresses
-            if self.resume is None or len(self.batches) > self.resume.batch:
-                blocks = contents.wires(Extended(self.directory, fresh), self.rules.chain_id)
-                steps = [Transact(wire) for block in blocks for wire in block.transactions]
-                decoded = [decode_transaction(self.rules, step) for step in steps]
-                found += [transaction for transaction in decoded if transaction is not None]
-        self._prepared = {tx.wire: tx for tx in found}
-        return found
+    def prepare(self, height: int, transactions: Sequence[L1Transaction]) -> list[SignedTransaction]:
+        """The L2 transactions in the batches of a coming L1 block, whose signatures the caller may have checked, in its
+        own way and time, before `apply_l1_block` takes them from here. Whatever is left out is checked there.
+
+        Blocks may be prepared long before they are applied, but in order and with none left out in between.
+        """
+        return self._read.read(height, transactions)
 
     def apply_l1_block(
         self, header: Header, transactions: Sequence[L1Transaction], l1_state: Tree | None
@@ -223,7 +205,7 @@ class Derivation:
                 for record in self._bridge_events(receipt.events):
                     events.extend(self._apply_event(record, header.height, tx))
         self.l1_height = header.height
-        self._prepared = {}
+        self._read.forget(header.height)
         if l1_state is not None:
             events.extend(self.refresh(l1_state))
         return events
@@ -299,13 +281,14 @@ class Derivation:
         parent = self.batches.get(record.parent)
         if parent is None or record.parent != self.head:
             raise DerivationError(f"batch {record.index} extends batch {record.parent}, head is {self.head}")
-        contents = _batch_data(tx, self.bridge, len(self.directory))
+        data = batch_data(tx, self.bridge)
+        contents, read = self._read.batch(data) or (read_batch(data, len(self.directory)), None)
         self.directory.append(contents.addresses)
         if (record.addresses, record.addresses_root) != (len(self.directory), self.directory.frontier.root()):
             raise DerivationError(f"the addresses of batch {record.index} are not those that L1 committed to")
         if self.resume is not None and record.index <= self.resume.batch:
             return self._take_up(self.resume, record, parent, height, tx.id)
-        blocks = self._packed.pop(_calldata(tx), None) or contents.wires(self.directory, self.rules.chain_id)
+        blocks = self._packed.pop(data, None) or read or contents.wires(self.directory, self.rules.chain_id)
         l2_blocks = self._execute(parent.end, blocks, record)
         end = l2_blocks[-1]
         hashes = step_hashes(
@@ -385,7 +368,7 @@ class Derivation:
     def _checked(self, steps: Sequence[Step]) -> list[SignedTransaction | None]:
         """Each step's transaction, its signature checked; those that `prepare` gave out are taken as they came back."""
         decoded = [
-            (self._prepared.get(step.transaction) if isinstance(step, Transact) else None)
+            (self._read.transaction(step.transaction) if isinstance(step, Transact) else None)
             or decode_transaction(self.rules, step)
             for step in steps
         ]
@@ -438,25 +421,3 @@ class Derivation:
         while not self.batches[index].matches:
             index = self.batches[index].record.parent
         return index
-
-
-def is_batch(tx: SignedTransaction, bridge: str) -> bool:
-    """Whether an L1 transaction submits a batch."""
-    action = tx.body.action
-    return isinstance(action, Call) and (action.contract, action.method) == (bridge, "submit_batch")
-
-
-def _calldata(tx: SignedTransaction) -> bytes:
-    """The batch data in a call that submits one. Raises `CodecError`."""
-    action = tx.body.action
-    return decode(abi.SubmitBatchArgs, action.args).data if isinstance(action, Call) else b""
-
-
-def _batch_data(tx: SignedTransaction, bridge: str, addresses: int) -> Contents:
-    """What is in the calldata of a transaction that submitted a batch."""
-    if not is_batch(tx, bridge):
-        raise DerivationError("a batch was submitted by something else than a top-level call")
-    try:
-        return read_contents(_calldata(tx), addresses)
-    except (BatchError, CodecError) as error:
-        raise DerivationError(f"L1 accepted a malformed batch: {error}") from None

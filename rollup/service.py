@@ -54,7 +54,8 @@ from chainkit.service import EXIT_STARTUP, Service, StartupError, make_app, run
 from chainkit.signature_pool import SignaturePool, default_workers
 from chainkit.states import without_collection
 from chainkit.store import Store
-from chainkit.transaction import Call
+from chainkit.transaction import Call, SignedTransaction
+from rollup.ahead import SignaturesAhead
 from rollup.backend import RollupBackend, batch_json
 from rollup.block import L2Block
 from rollup.derivation import Derivation
@@ -97,11 +98,12 @@ class RollupService:
         self._clients = list(l1_clients)
         self._wake = asyncio.Event()
         core = FollowerCore(l1, node.replica.tip)
-        self.follower = Follower(self._clients, core, self._on_final)
+        self.follower = Follower(self._clients, core, self._on_final, self._on_coming)
         self._sender = TransactionSender(self._clients, node.key, l1.rules.chain_id)
         self.outbox = Outbox(self._send, node.key.address, self._refused, self._sender.next_node)
         self.backend = RollupBackend(node, lambda: self.follower.heard_final, self._wake.set)
         self.pool = pool or SignaturePool()
+        self._ahead = SignaturesAhead(self.pool, self._read)
         included = self.backend.included if node.role == "sequencer" else None
         self.intake = Intake(self.backend, self.pool, included, self.backend.is_account)
 
@@ -115,10 +117,16 @@ class RollupService:
         data = {"what": duty.move.why, "code": code, "message": message}
         self.node.events.append("L1CallReverted", data, height=self.node.l1_height, source=self.node.role)
 
-    async def _on_final(self, executed: ExecutedBlock, certificate: Certificate) -> None:
+    def _read(self, executed: ExecutedBlock) -> list[SignedTransaction]:
+        return self.node.derivation.prepare(executed.header.height, executed_transactions(executed))
+
+    def _on_coming(self, final: Sequence[ExecutedBlock]) -> None:
         if self.node.role == "verifier":  # a sequencer has made, and so checked, what it derives
-            signed = self.node.derivation.prepare(executed_transactions(executed))
-            await self.pool.verify(signed)
+            self._ahead.come(final)
+
+    async def _on_final(self, executed: ExecutedBlock, certificate: Certificate) -> None:
+        if self.node.role == "verifier":
+            await self._ahead.next()
         self.node.on_l1_final(executed, certificate)
         self.outbox.on_l1_final(executed)
         self._wake.set()
@@ -161,6 +169,7 @@ class RollupService:
         return node.l1_height >= totals.last_batch_height + settings.escape_timeout // HEARTBEAT_SHARE
 
     async def close(self) -> None:
+        self._ahead.close()
         await self.pool.close()
         await self.outbox.close()
         for client in self._clients:

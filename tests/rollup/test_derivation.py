@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge import abi
-from chainkit.chain import executed_transactions
+from chainkit.chain import ExecutedBlock, executed_transactions
 from chainkit.codec import encode
 from chainkit.contract import Event
 from chainkit.merkle import MissingWitness
 from chainkit.state import State
+from chainkit.transaction import SignedTransaction
 from rollup.derivation import (
     BatchDerived,
     BatchFinalized,
@@ -435,7 +436,7 @@ def test_what_was_checked_beforehand_is_taken_and_the_rest_is_checked(
     plain = Derivation(l2_genesis())
     for told in (None, True):
         other = plain.anew()
-        signed = other.prepare(pairs)
+        signed = other.prepare(world.tip.header.height, pairs)
         assert [tx.wire for tx in signed] == [bad, good]
         if told:
             for tx in signed:
@@ -444,7 +445,50 @@ def test_what_was_checked_beforehand_is_taken_and_the_rest_is_checked(
         other.apply_l1_block(world.tip.header, pairs, None)
         assert other.batches[1].computed_root == posted.end.root
         assert other.batches[1].matches
-        assert other.prepare([]) == []
+        assert other.prepare(world.tip.header.height + 1, []) == []
+
+
+def derived_ahead(blocks: list[ExecutedBlock], ahead: int) -> Derivation:
+    """Derived from these L1 blocks, so many of them read before their turn."""
+    derivation = Derivation(l2_genesis())
+    coming = list(blocks)
+    for number, block in enumerate(blocks):
+        while ahead and coming and len(blocks) - len(coming) <= number + ahead:
+            derivation.prepare(coming[0].header.height, executed_transactions(coming.pop(0)))
+        derivation.apply_l1_block(block.header, executed_transactions(block), None)
+    derivation.refresh(blocks[-1].tree)
+    return derivation
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 1000])
+def test_reading_l1_blocks_before_their_turn_changes_nothing(ahead: int) -> None:
+    """With addresses that batches name for the first time, reverted batches, and a false one."""
+    world = busy(Followed())
+    posted = world.post((0, [l2_transfer("alice", 2, "bob", 1)]), lie=steal_at(1))
+    index = world.challenge_with(posted.index, posted.true.root(len(posted.steps)))
+    world.wait_until(world.dispute(index).last_move + SETTINGS.dispute_clock + 1)
+    world.ok("verifier", "timeout", abi.DisputeArgs(index))
+    world.post((0, [l2_transfer("alice", 2, "dave", 1), l2_transfer("dave", 0, "alice", 1)]))
+    world.post((0, [l2_transfer("alice", 3, "dave", 1)]))
+    assert [event.batch for event in world.events(BatchReverted)] == [posted.index]
+    assert summary(derived_ahead(world.l1, ahead)) == summary(world.derivation)
+
+
+def test_the_same_batch_twice_in_one_l1_block_is_read_twice() -> None:
+    """Its numbers stand for other places in the directory the second time: a liar's way to stop who reads ahead."""
+    world = Followed()
+    blocks = world.blocks((0, [l2_transfer("alice", 0, "bob", 7)]))
+    args = world.batch_args(world.prepare(blocks), blocks)
+    first = world.tx("sequencer", "submit_batch", args, SETTINGS.proposer_bond)
+    action = msgspec.structs.replace(first.body.action, args=encode(msgspec.structs.replace(args, parent=1)))
+    body = msgspec.structs.replace(first.body, nonce=first.body.nonce + 1, action=action)
+    second = SignedTransaction.sign(body, KEYS["sequencer"])
+    tip, _ = world.chain.build(world.tip, world.tip.header.slot + 1, bytes(32), [first, second])
+    assert [receipt.success for receipt in tip.receipts] == [True, True]
+    plain, ahead = derived_ahead([tip], 0), derived_ahead([tip], 1)
+    assert summary(plain) == summary(ahead)
+    assert len(plain.directory) == len(ahead.directory) == 4
+    assert list(ahead.batches[1].step_hashes) != list(ahead.batches[2].step_hashes)
 
 
 def test_a_slimmed_batch_keeps_what_disputes_and_reverts_need() -> None:
