@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from bridge_harness import address, l2_transfer, l2_withdraw
+from bridge_harness import address, l2_withdraw
 from rollup_stack import Stack, certify
-from shown_chain import ShownStack, Unwatched, claim, deposit_of_more
+from shown_chain import ShownStack, Unwatched, claim, deposit_of_more, story
 
 from bridge import abi, batches, withdrawals
 from chainkit.codec import encode
@@ -41,24 +41,6 @@ def broken(verdict: Verdict) -> set[str]:
 
 def until_final(stack: Stack, batch: int) -> None:
     stack.step_until(lambda: stack.totals.final_batch >= batch)
-
-
-def story(stack: Stack) -> None:
-    """Deposits, transfers, withdrawals, a forced call, a lie that is reverted, a claim."""
-    stack.deposit("alice", "carol", 50_000_000)
-    stack.transfer("alice", "bob", 5)
-    stack.submit(l2_withdraw("mallory", 0, "dave", 4_321))
-    stack.submit(l2_withdraw("mallory", 1, "dave", 1_234))
-    stack.step(3)
-    stack.call("dave", "force", abi.ForceArgs(l2_transfer("bob", 0, "carol", 6)))
-    stack.sequencer.faults.set(Fault("mint"))
-    stack.transfer("alice", "bob", 7)
-    stack.step_until(lambda: stack.totals.pending > 0)
-    stack.step_until(lambda: stack.totals.pending == 0 and stack.totals.final_batch > 2)
-    claim(stack, 0)
-    stack.deposit("bob", "carol", 9_999)
-    stack.sequencer.faults.set(Fault("halt"))
-    stack.step(3)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from bridge_harness import address, l2_transfer, l2_withdraw
+from bridge_harness import address
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rollup_stack import Stack, certify, stack_at
+from shown_chain import claim, story
 
 from bridge import abi
 from chainkit.block import Block, Header
@@ -19,7 +20,6 @@ from chainkit.chain import ExecutedBlock
 from chainkit.codec import decode, encode
 from chainkit.state import account_key, storage_key
 from layerlab.judge import Exhibit, JudgeError, judge, list_root, state_root
-from rollup.faults import Fault
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "merkle.json").read_text())
 
@@ -44,33 +44,10 @@ def exhibit_of(stack: Stack) -> Exhibit:
     )
 
 
-def claim(stack: Stack, index: int) -> None:
-    derivation = stack.verifier.node.derivation
-    tree = derivation.finalized_batch.end.tree
-    record = decode(abi.Withdrawal, tree.get(abi.withdrawal_state_key(index)))
-    proof = tree.prove([abi.withdrawal_state_key(index)])
-    args = abi.ClaimArgs(derivation.finalized, index, record.recipient, record.amount, proof)
-    stack.call("carol", "claim", args)
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Deposits, transfers, withdrawals, a forced call, a lie that was reverted; then quiet."""
     with stack_at(tmp_path_factory.mktemp("judge"), validators=True) as stack:
-        stack.deposit("alice", "carol", 50_000_000)
-        stack.transfer("alice", "bob", 5)
-        stack.submit(l2_withdraw("mallory", 0, "dave", 4_321))
-        stack.submit(l2_withdraw("mallory", 1, "dave", 1_234))
-        stack.step(3)
-        stack.call("dave", "force", abi.ForceArgs(l2_transfer("bob", 0, "carol", 6)))
-        stack.sequencer.faults.set(Fault("mint"))
-        stack.transfer("alice", "bob", 7)
-        stack.step_until(lambda: stack.totals.pending > 0)
-        stack.step_until(lambda: stack.totals.pending == 0 and stack.totals.final_batch > 2)
-        claim(stack, 0)
-        stack.deposit("bob", "carol", 9_999)
-        stack.sequencer.faults.set(Fault("halt"))
-        stack.step(2)
+        story(stack)
         yield stack
 
 

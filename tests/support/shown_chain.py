@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from bridge_harness import l2_transfer, l2_withdraw
 from rollup_stack import Stack, certify
 
 from bridge import abi
@@ -11,6 +12,7 @@ from chainkit.block import Block, Header
 from chainkit.chain import ExecutedBlock
 from chainkit.codec import decode, encode
 from layerlab.audit.plain import list_root, state_root
+from rollup.faults import Fault
 from rollup.stf import Deposit, step_hash
 
 
@@ -81,6 +83,24 @@ def claim(stack: Stack, index: int, *, batch: int | None = None, who: str = "car
     record = decode(abi.Withdrawal, tree.get(abi.withdrawal_state_key(index)))
     proof = tree.prove([abi.withdrawal_state_key(index)])
     stack.call(who, "claim", abi.ClaimArgs(batch, index, record.recipient, record.amount, proof))
+
+
+def story(stack: Stack) -> None:
+    """Deposits, transfers, withdrawals, a forced call, a lie that is reverted, a claim; then quiet."""
+    stack.deposit("alice", "carol", 50_000_000)
+    stack.transfer("alice", "bob", 5)
+    stack.submit(l2_withdraw("mallory", 0, "dave", 4_321))
+    stack.submit(l2_withdraw("mallory", 1, "dave", 1_234))
+    stack.step(3)
+    stack.call("dave", "force", abi.ForceArgs(l2_transfer("bob", 0, "carol", 6)))
+    stack.sequencer.faults.set(Fault("mint"))
+    stack.transfer("alice", "bob", 7)
+    stack.step_until(lambda: stack.totals.pending > 0)
+    stack.step_until(lambda: stack.totals.pending == 0 and stack.totals.final_batch > 2)
+    claim(stack, 0)
+    stack.deposit("bob", "carol", 9_999)
+    stack.sequencer.faults.set(Fault("halt"))
+    stack.step(3)
 
 
 def deposit_of_more(books: Any, _rules: Any, args: abi.DepositArgs) -> None:
