@@ -14,7 +14,7 @@ PURE = {
     "chainkit": "hashing keys codec merkle merkle_list state gas fees transaction contract execution block chain "
     "genesis mempool waiting offering eviction transfers at_hand",
     "l1node": "engine staking evidence byzantine blocktree messages actions watch tail observer stakes recent",
-    "rollup": "stf block batch packing contents directory trace messenger derived derivation player faults "
+    "rollup": "stf block batch packing contents directory trace messenger reading derived derivation player faults "
     "fault_switch duties receipt",
     "bridge": "abi contract books batches dispute arbitration withdrawals upgrade settings ledger committee "
     "committee_abi operator",
