@@ -39,6 +39,7 @@ from l1node.actions import (
     Broadcast,
     EvidenceFound,
     PersistVoted,
+    Rejection,
     RequestBlocks,
 )
 from l1node.checkpoint import Checkpoint
@@ -198,15 +199,14 @@ class L1Node:
 
     # --- what peers say ---
 
-    def on_message(self, message: Proposal | Vote) -> bool:
-        """A proposal or a vote; False if it was refused."""
+    def on_message(self, message: Proposal | Vote) -> Rejection | None:
+        """A proposal or a vote; why it was refused, if it was. One of another history is passed over."""
         self._check_broken()
         if isinstance(message, Proposal) and not self._agrees(message.block.header.height, message):
-            return False
-        before = self.engine.rejected.total()
+            return None
         self._perform(self.engine.on_message(message, self.now_ms))
         self.counts["proposals_in" if isinstance(message, Proposal) else "votes_in"] += 1
-        return self.engine.rejected.total() == before
+        return self.engine.refused
 
     def on_blocks(self, blocks: Sequence[CertifiedBlock]) -> None:
         """Certified blocks, lowest first."""

@@ -66,6 +66,8 @@ class Observer:
     ) -> None:
         self._known = known
         self.rejected: Counter[Rejection] = Counter()
+        self.refused: Rejection | None = None
+        """Why the last message was refused; None if it was taken (an orphan that it brought in may not have been)."""
         self._chain = chain
         # A restarted node no longer has the state below the final block; its own names the same era's set.
         own_set = chain.validators(final.tree, final.header.slot)
@@ -118,14 +120,16 @@ class Observer:
         return self._leave()
 
     def on_message(self, message: Message, now_ms: int) -> list[Action]:
-        """A message from a peer (or from anyone: it is checked here)."""
+        """A message from a peer (or from anyone: it is checked here); ``refused`` says whether it was taken."""
         self._enter(now_ms)
+        self.refused = None
         try:
             if isinstance(message, Vote):
                 self._on_vote(message)
             else:
                 self._on_proposal(message)
         except Refused as refusal:
+            self.refused = refusal.reason
             self.rejected[refusal.reason] += 1
         return self._leave()
 

@@ -108,12 +108,10 @@ async def take_body(node: L1Node, body: bytes) -> None:
             if not await node.receive(message.wires):
                 refused.add(Rejection.BAD_SIGNATURE.value)
         else:
-            before = node.engine.rejected.copy()
-            if not node.on_message(
-                message.proposal if isinstance(message, ProposalMessage) else message.vote
-            ):
-                reasons = node.engine.rejected - before
-                refused |= {reason.value for reason in reasons if reason not in _HARMLESS}
+            said = message.proposal if isinstance(message, ProposalMessage) else message.vote
+            reason = node.on_message(said)
+            if reason is not None and reason not in _HARMLESS:
+                refused.add(reason.value)
         if Rejection.BAD_SIGNATURE.value in refused:
             break  # nobody honest sends one: the rest is not worth a check each
     if refused:

@@ -211,6 +211,19 @@ def test_proposals_without_a_parent_are_kept_up_to_a_cap(script: Script) -> None
     assert not engine.pending_blocks()
 
 
+def test_whoever_brings_the_parent_of_a_bad_orphan_is_not_to_blame(script: Script) -> None:
+    engine = script.engine(None)
+    parent = script.block(script.genesis, 1)
+    child = script.block(parent, 2)
+    engine.on_message(Proposal.sign(script.leader(2), child.block, None), script.at(2))
+    assert engine.refused is None  # kept until its parent is known
+    engine.on_message(script.propose(parent), script.at(2))
+    assert engine.refused is None
+    assert engine.rejected == {Rejection.BAD_CERTIFICATE: 1}
+    engine.on_message(script.propose(parent), script.at(2))
+    assert engine.refused is Rejection.DUPLICATE
+
+
 def test_a_node_that_runs_for_long_without_finality_stays_small(script: Script) -> None:
     """Every leader equivocates and nobody votes: nothing may pile up."""
     engine = script.engine(None)

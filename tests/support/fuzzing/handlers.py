@@ -174,25 +174,14 @@ def _pending(engine: Engine) -> frozenset[bytes]:
     return frozenset(block.hash for block in engine.pending_blocks())
 
 
-def _hear_proposal(engine: Engine, proposal: Proposal, now: int) -> None:
-    """A proposal that is not taken leaves no block; only a good certificate that came with it may notarize one.
-
-    One that is taken may bring an orphan that is refused: a refusal alone does not say whose it was.
-    """
-    before, final = _standing(engine), engine.final.hash
-    engine.on_message(proposal, now)
-    taken = proposal.block.header.hash() in _pending(engine) or engine.final.hash != final
-    assert taken or _pending(engine) <= before[-1], "a proposal that was refused left a block"
-    if not taken and proposal.parent_certificate is None:
-        assert _standing(engine) == before, "what was refused changed something"
-
-
-def _hear_vote(engine: Engine, vote: Vote, now: int) -> None:
-    before, refused = _standing(engine), engine.rejected.total()
-    engine.on_message(vote, now)
-    assert engine.rejected.total() == refused or _standing(engine) == before, (
-        "what was refused changed something"
-    )
+def _hear_signed(engine: Engine, message: Proposal | Vote, now: int) -> None:
+    """What is refused changes nothing, but that a good certificate which came with a proposal may notarize a block."""
+    before, pending = _standing(engine), _pending(engine)
+    engine.on_message(message, now)
+    if engine.refused is not None:
+        assert _pending(engine) <= pending, "what was refused left a block"
+        certified = isinstance(message, Proposal) and message.parent_certificate is not None
+        assert certified or _standing(engine) == before, "what was refused changed something"
 
 
 def validator(data: bytes) -> bool:
@@ -211,9 +200,9 @@ def validator(data: bytes) -> bool:
             slot = min(slot + 1 + story.byte() % 4, 200)
             engine.on_tick(script.at(slot))
         elif kind == 1:
-            _hear_proposal(engine, _proposal(story), now)
+            _hear_signed(engine, _proposal(story), now)
         elif kind == 2:
-            _hear_vote(engine, _vote(story), now)
+            _hear_signed(engine, _vote(story), now)
         elif kind == 3:
             engine.on_blocks([_certified(story) for _ in range(1 + story.byte() % 4)], now)
         else:
