@@ -15,7 +15,7 @@ MOST: Final = 16_384
 
 
 class AtHand:
-    """What is known of one tree, the one that `move` named last; of any other tree nothing is known."""
+    """What is known of one tree, the one that `move` or `begin` named last; of any other tree nothing is known."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
@@ -29,9 +29,22 @@ class AtHand:
         """The state of a tree, to read or to go on from until the next `move`."""
         return State(tree, self._values if tree is self._tree else None)
 
+    def known(self, tree: Tree, read: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+        """What is known of a tree until the next `move`; ``read`` is of it, too."""
+        if tree is not self._tree:
+            return read
+        self._values.update(read)
+        return self._values
+
+    def begin(self, tree: Tree, values: Mapping[bytes, bytes]) -> None:
+        """Of this tree these values are known, and of no other any."""
+        self._values = dict(values)
+        self._tree = tree
+
     def move(self, before: Tree, after: Tree, values: Mapping[bytes, bytes]) -> None:
         """Go on from a tree to the one that follows it. ``values`` are of the latter: all that changed, and more."""
         if before is not self._tree or len(self._values) > self._most:
-            self._values = {}
-        self._values.update(values)
-        self._tree = after
+            self.begin(after, values)
+        else:
+            self._values.update(values)
+            self._tree = after

@@ -10,6 +10,7 @@ their states, because they may still be replaced.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from chainkit.at_hand import AtHand
 from chainkit.block import Block
 from chainkit.codec import CodecError, decode, encode
 from chainkit.events import EventLog
@@ -43,7 +44,7 @@ class LocalChain:
         self._bytes = 0
         self._view_of: L2Block | None = None
         self._view = State(Tree.EMPTY)
-        self._at_hand: dict[bytes, bytes] = {}
+        self._at_hand = AtHand(MAX_AT_HAND)
 
     def open(self, base: L2Block, base_cursor: int) -> None:
         """Start on a known base: load the blocks above it from disk and run them again.
@@ -99,27 +100,23 @@ class LocalChain:
         head, before = self.head, self._view_of
         if head is not before:
             self._keep_at_hand(head, before)
-            self._view_of, self._view = head, State(head.tree, self._at_hand)
+            self._view_of, self._view = head, self._at_hand.state(head.tree)
         elif len(self._view.read()) > MAX_AT_HAND:
-            self._view = State(head.tree, self._at_hand)
+            self._view = self._at_hand.state(head.tree)
         return self._view
 
     def at_hand(self) -> Mapping[bytes, bytes]:
         """What is known of the head's state, to build the next block with; good until the head changes."""
-        self._at_hand.update(self.view.read())
-        return self._at_hand
+        return self._at_hand.known(self.head.tree, self.view.read())
 
     def _keep_at_hand(self, head: L2Block, before: L2Block | None) -> None:
         """Of what was known of the state before, everything is true of the next but what its block wrote."""
-        follows = before is not None and head.header.parent == before.hash
-        # A liar goes on from a state that no block wrote.
-        honest = before is not None and all(b.tree.root == b.header.state_root for b in (before, head))
-        if follows and honest and len(self._at_hand) < MAX_AT_HAND:
-            self._at_hand.update(self._view.read())
+        if not _is_honest(head):
+            return  # a liar's state: no block wrote it, and nothing is known of it
+        if before is not None and _is_honest(before) and head.header.parent == before.hash:
+            self._at_hand.move(before.tree, head.tree, {**self._view.read(), **head.changes})
         else:
-            self._at_hand.clear()
-        if honest:
-            self._at_hand.update(head.changes)
+            self._at_hand.begin(head.tree, head.changes)
 
     def append(self, block: L2Block, *, flush: bool = True) -> None:
         """Put a block on disk with its events and its receipts' signature, all or nothing; then it is the head.
@@ -236,6 +233,10 @@ class LocalChain:
                     "ForcedTransactionExecuted", data, height=height, source="rollup", tx_id=receipt.tx_id
                 )
         self.events.append_receipts(self.rules.contracts, block.receipts, height)
+
+
+def _is_honest(block: L2Block) -> bool:
+    return block.tree.root == block.header.state_root
 
 
 def executed(block: L2Block) -> list[tuple[SignedTransaction, Receipt]]:
