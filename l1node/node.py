@@ -1,7 +1,8 @@
 """One L1 node: the imperative shell around the consensus engine.
 
-Responsible for doing what the engine says, in its order and durably, for the mempool, and for what the chain
-API asks (`chainkit.backend.ChainBackend`). Must not know of HTTP: peers are behind `Gossip` and `Sync`.
+Responsible for doing what the engine says, in its order and durably, and for what the chain API asks
+(`chainkit.backend.ChainBackend`). Must not know of HTTP: peers are behind `Gossip` and `Sync`; nor what becomes of
+transactions: `Pending` does.
 
 All of it runs on one event loop; no method but `submit`, `receive` and `run` awaits, so each change is whole.
 """
@@ -9,28 +10,22 @@ All of it runs on one event loop; no method but `submit`, `receive` and `run` aw
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from chainkit.at_hand import MOST as MOST_AT_HAND
-from chainkit.at_hand import AtHand
 from chainkit.backend import BlockView, Head, HeadRef, SubmitResult, TransactionView
-from chainkit.block import MAX_BLOCK_BYTES, CertifiedBlock, Proposal, Vote
+from chainkit.block import CertifiedBlock, Proposal, Vote
 from chainkit.chain import Chain, ExecutedBlock
 from chainkit.clock import Clock, sleep_until
-from chainkit.codec import Address, Bytes32, CodecError, decode
+from chainkit.codec import Address, Bytes32, decode
 from chainkit.contract import Event
 from chainkit.events import EventLog
-from chainkit.execution import InvalidTransaction, Receipt, Rules, intrinsic_gas
-from chainkit.fees import suggest_fees
+from chainkit.execution import InvalidTransaction, Receipt, Rules
 from chainkit.genesis import Genesis
 from chainkit.keys import KeyPair, is_dev_address
-from chainkit.mempool import Mempool
-from chainkit.signature_pool import SignaturePool
-from chainkit.state import Account, State
+from chainkit.state import State
 from chainkit.store import Store
-from chainkit.submission import check_submitted
 from chainkit.transaction import SignedTransaction
 from l1node.actions import (
     Action,
@@ -47,7 +42,7 @@ from l1node.disk import Disk, Slashing, certified_block
 from l1node.engine import Engine
 from l1node.gossip import Gossip
 from l1node.messages import encode_message
-from l1node.recent import Recent
+from l1node.pending import Pending
 from l1node.reporter import Reporter
 from l1node.staking import SET_DELAY, Staking, ValidatorSlashed
 from l1node.sync import Sync
@@ -57,15 +52,6 @@ from l1node.watch import EVIDENCE_SLOTS
 ROLE = "l1node"
 READY_SLOTS = 8
 """How old, in slots, the head of a node in step may be."""
-CALM_SLOTS = 3
-"""How far, in slots, a new block is above the last final one when all goes well: two, and one to spare."""
-FIRST_SHARE = 4
-"""The share of a full block, one part in so many, that may follow an empty one."""
-MAX_HALVINGS = 6
-"""How often the room in a block is halved while finality lags, once for every two slots."""
-_MOST_AT_ONCE = 256
-MAX_CHECKING = 4096
-"""Transactions from peers whose signatures may wait for their check: a quarter of a second."""
 
 _log = logging.getLogger("l1node")
 
@@ -123,11 +109,6 @@ class L1Node:
         self.faults: FaultState | None = None
         """The switch of the faults, where there is one."""
         self.tail = Tail()
-        self.pool = Mempool(chain.rules)
-        self.recent = Recent()
-        self._checking = 0
-        self._signatures = SignaturePool()
-        self._at_hand = AtHand()
         self._broke = asyncio.Event()
         self._changed = asyncio.Event()
         self.reporter = Reporter(chain.rules, key, self.disk.cases(), self.disk.set_cases)
@@ -135,6 +116,7 @@ class L1Node:
         final, certificate = self.disk.final()
         if checkpoint is not None:
             checkpoint.check_stored(self._final_hash(checkpoint.height, final))
+        self.pending = Pending(chain, final.tree, self.counts)
         self.engine = engine_type(
             chain,
             key,
@@ -143,9 +125,8 @@ class L1Node:
             voted=self.disk.voted(),
             select=self._select,
             evidence_slots=self._evidence_slots(),
-            known=self.recent,
+            known=self.pending.recent,
         )
-        self._final_state = State(final.tree)
         self._look()
         self.on_blocks(self.disk.load_notarized())
         self._reload_pool()
@@ -164,7 +145,7 @@ class L1Node:
     def _reload_pool(self) -> None:
         for tx in self.disk.pool():
             with suppress(InvalidTransaction):
-                self.pool.add(tx, self._final_account)
+                self.pending.pool.add(tx, self.pending.account)
 
     # --- time ---
 
@@ -277,24 +258,7 @@ class L1Node:
                         self._note_slashings(block)
                         final.append(block)
         if final:
-            self._on_final(final)
-
-    def _final_account(self, address: Address) -> Account:
-        """An account in the last final block; what was asked is remembered, however many strangers are asked for."""
-        if len(self._final_state.read()) > MOST_AT_HAND:
-            self._final_state = self._at_hand.state(self._final.tree)
-        return self._final_state.account(address)
-
-    def _on_final(self, final: Sequence[ExecutedBlock]) -> None:
-        tree = self._final.tree
-        for block in final:
-            self._at_hand.move(tree, block.tree, {**self._final_state.read(), **block.changes})
-            tree = block.tree
-            self._final_state = self._at_hand.state(tree)
-        # Whatever a block took in has changed its sender's nonce.
-        self.recent.remove(tx for block in final for tx in block.transactions)
-        touched = {k[1:] for block in final for k in block.changes if k[:1] == b"a" and len(k) == 33}
-        self.pool.update(self._final_state.account, sorted(touched))
+            self.pending.on_final(final)
 
     def _note_slashings(self, block: ExecutedBlock) -> None:
         new = [
@@ -335,7 +299,7 @@ class L1Node:
         tx = self.reporter.due(self._head, self._final, self.slot, self.pending_nonce(self.key.address))
         if tx is None:
             return
-        result = self._admit(tx)
+        result = self.pending.admit(tx)
         _log.warning(
             "evidence reported",
             extra={"fields": {"tx": "0x" + tx.id.hex(), "accepted": result.accepted, "code": result.code}},
@@ -346,104 +310,20 @@ class L1Node:
     # --- transactions ---
 
     def _select(self, parent: ExecutedBlock, slot: int) -> Iterable[SignedTransaction]:
-        base_fee = suggest_fees(self.rules, parent.tree).base_fee
-        gas_limit = self.rules.fees.block_gas_limit
-        candidates = self.pool.select(
-            self.chain.state(parent.tree).account, base_fee, gas_limit, MAX_BLOCK_BYTES
-        )
-        return self._few(candidates, self._room(parent, slot, gas_limit))
-
-    def _room(self, parent: ExecutedBlock, slot: int, gas_limit: int) -> int:
-        """How much gas a block of ours may use: full blocks may take these machines longer than a slot, and then no
-        three consecutive ones would come together while the load lasts. So blocks shrink while finality lags, and
-        grow from one to the next by no more than twofold."""
-        lag = slot - self.engine.final.header.slot
-        if lag > CALM_SLOTS:
-            return gas_limit >> min((lag - CALM_SLOTS + 1) // 2, MAX_HALVINGS)
-        return min(gas_limit, max(gas_limit // FIRST_SHARE, 2 * parent.header.gas_used))
-
-    def _few(self, candidates: Iterable[SignedTransaction], gas_left: int) -> Iterator[SignedTransaction]:
-        """The first of them, at least one: the largest transaction finds its place in any block. What counts is the gas
-        that each uses at least: a limit that nobody pays for must not keep others out."""
-        for tx in candidates:
-            yield tx
-            gas_left -= intrinsic_gas(self.rules, tx)
-            if gas_left <= 0:
-                return
+        return self.pending.candidates(parent, slot, self.engine.final.header.slot)
 
     async def submit(self, transactions: Sequence[SignedTransaction]) -> Sequence[SubmitResult]:
         """Take transactions into the mempool and pass the new ones on to the peers."""
         self._check_broken()
-        results = [self._admit(tx) for tx in transactions]
+        results = [self.pending.admit(tx) for tx in transactions]
         new = [tx.wire for tx, r in zip(transactions, results, strict=True) if r.accepted and not r.code]
         self.gossip.pass_on(new)
         return results
 
-    def _admit(self, tx: SignedTransaction) -> SubmitResult:
-        try:
-            self.pool.add(tx, self._final_account)
-        except InvalidTransaction as refusal:
-            known = refusal.code == "already_known"
-            return SubmitResult(tx.id, known, refusal.code, refusal.message)
-        self.recent.add(tx)
-        return SubmitResult(tx.id, True)
-
     async def receive(self, wires: Sequence[bytes]) -> bool:
-        """Transactions from a peer; False if a signature is bad: then the rest was not looked at.
-
-        They are not passed on: the peer told everyone. More than `MAX_CHECKING` at once are left out: who sent them
-        has them still.
-        """
+        """Transactions from a peer; False if a signature is bad: then the rest was not looked at."""
         self._check_broken()
-        fresh = self._fresh(wires)
-        if self._checking + len(fresh) > MAX_CHECKING:
-            self.counts["transactions_left_out"] += len(fresh)
-            return True
-        self._checking += len(fresh)
-        self.recent.begin_check(fresh)
-        try:
-            start, size = 0, 1
-            while start < len(fresh):  # a few first: one bad signature must not cost the check of a thousand
-                if not await self._take(fresh[start : start + size]):
-                    return False
-                start, size = start + size, min(2 * size, _MOST_AT_ONCE)
-        finally:
-            self._checking -= len(fresh)
-            self.recent.end_check(fresh)
-        return True
-
-    async def _take(self, fresh: Sequence[SignedTransaction]) -> bool:
-        """Check signatures, and take in what is good; whether all signatures were."""
-        unseen = [tx for tx in fresh if not self.recent.is_good(tx)]
-        await self._signatures.verify(unseen)
-        for tx in fresh:
-            if not tx.signature_valid():
-                self.counts["bad_signatures_in"] += 1
-                return False
-            with suppress(InvalidTransaction):
-                check_submitted(self.rules, tx)
-                self.pool.add(tx, self._final_account)
-                self.recent.add(tx)
-                self.counts["transactions_in"] += 1
-        return True
-
-    def _fresh(self, wires: Sequence[bytes]) -> list[SignedTransaction]:
-        """Those that may be news, by what can be seen without checking a signature."""
-        fresh = []
-        for wire in wires:
-            with suppress(CodecError):
-                tx = self.recent.get(wire) or SignedTransaction.decode(
-                    wire, limit=self.rules.fees.max_transaction_bytes
-                )
-                account, body = self._final_account(tx.body.sender), tx.body
-                stale = body.nonce < account.nonce
-                if tx.id in self.pool or stale or body.chain_id != self.rules.chain_id:
-                    self.counts["duplicates_in"] += 1
-                elif body.gas_limit * body.max_fee_per_gas + tx.value > account.balance:
-                    self.counts["unpaid_in"] += 1  # the pool would refuse it, after its signature was checked
-                else:
-                    fresh.append(tx)
-        return fresh
+        return await self.pending.receive(wires)
 
     # --- ChainBackend ---
 
@@ -488,7 +368,7 @@ class L1Node:
             block, at = place
             tx, receipt = block.transactions[at], block.receipts[at]
             return TransactionView(tx, "notarized", block.header.height, block.hash, at, receipt)
-        pending = self.pool.get(tx_id)
+        pending = self.pending.pool.get(tx_id)
         if pending is not None:
             return TransactionView(pending, "pending")
         stored = self.disk.store.transaction_by_id(tx_id)
@@ -500,7 +380,7 @@ class L1Node:
         return TransactionView(tx, "finalized", stored.height, block_hash, stored.position, stored.receipt)
 
     def pending_nonce(self, address: Address) -> int:
-        return self.pool.next_nonce(address, State(self._head.tree).account(address))
+        return self.pending.pool.next_nonce(address, State(self._head.tree).account(address))
 
     def status(self) -> Mapping[str, Any]:
         address = None if self.key is None else self.key.address
@@ -509,7 +389,7 @@ class L1Node:
             "validator": address,
             "validator_name": is_dev_address(address) if address and self.genesis.devnet else None,
             "slot": self.slot,
-            "mempool": len(self.pool),
+            "mempool": len(self.pending.pool),
             "peers": [
                 {"url": peer.url, "reached": peer.reached, "failures": peer.failures}
                 for peer in self.gossip.peers
@@ -540,8 +420,8 @@ class L1Node:
             "final_height": final.height,
             "finality_lag_blocks": head.height - final.height,
             "finality_lag_slots": max(0, self.slot - final.slot),
-            "mempool_transactions": len(self.pool),
-            "mempool_bytes": self.pool.size,
+            "mempool_transactions": len(self.pending.pool),
+            "mempool_bytes": self.pending.pool.size,
             "peers": len(self.gossip.peers),
             "peers_reached": sum(peer.reached for peer in self.gossip.peers),
             "bodies_out": self.gossip.sent,
@@ -579,7 +459,7 @@ class L1Node:
         """Keep the pool, and let go of the disk."""
         try:
             if self.broken is None:
-                self.disk.set_pool(list(self.pool))
+                self.disk.set_pool(list(self.pending.pool))
         finally:
             self.disk.store.close()
 

@@ -83,13 +83,13 @@ def test_a_submitted_transaction_reaches_every_pool_and_becomes_final(
                 )
             assert answer.status_code == 202, answer.text
             await mesh.settle()
-            assert all(tx.id in node.pool for node in mesh.nodes.values())
+            assert all(tx.id in node.pending.pool for node in mesh.nodes.values())
             await mesh.slots(4)
             for node in mesh.nodes.values():
                 view = node.transaction(tx.id)
                 assert view is not None
                 assert view.status == "finalized"
-                assert tx.id not in node.pool
+                assert tx.id not in node.pending.pool
             assert mesh.nodes["v1"].pending_nonce(ALICE.address) == 1
 
     run(test())
@@ -101,9 +101,9 @@ def test_a_pool_survives_a_clean_end(genesis: Genesis, tmp_path: Path) -> None:
         async with mesh.running("v0"):
             tx = transfer(mesh.nodes["v0"], 0)
             await mesh.nodes["v0"].submit([tx])
-            mesh.nodes["v0"].disk.set_pool(list(mesh.nodes["v0"].pool))  # what `close` does
+            mesh.nodes["v0"].disk.set_pool(list(mesh.nodes["v0"].pending.pool))  # what `close` does
             await mesh.kill("v0")
-            assert tx.id in (await mesh.start("v0")).pool
+            assert tx.id in (await mesh.start("v0")).pending.pool
 
     run(test())
 
@@ -434,11 +434,11 @@ def test_a_flood_of_transactions_is_bounded_and_bad_ones_are_dropped(
             good = [transfer(node, nonce) for nonce in range(3)]
             poor = transfer(node, 0, key=KeyPair(bytes(32)))
             assert await node.receive([b"junk", poor.wire, *[tx.wire for tx in good], good[0].wire])
-            assert len(node.pool) == 3
+            assert len(node.pending.pool) == 3
             assert node.counts["unpaid_in"] == 1  # and no signature was checked for it
             later = [transfer(node, nonce).wire for nonce in range(3, 9)]
             assert not await node.receive([later[0], bad_of(later[1]), *later[2:]])
-            assert len(node.pool) == 4  # what follows a bad signature is not looked at
+            assert len(node.pending.pool) == 4  # what follows a bad signature is not looked at
 
     def bad_of(wire: bytes) -> bytes:
         return wire[:-1] + bytes([wire[-1] ^ 1])
@@ -510,7 +510,7 @@ def test_a_node_without_key_follows_and_never_votes(genesis: Genesis, tmp_path: 
             tx = transfer(watcher, 0)
             await watcher.submit([tx])
             await mesh.settle()
-            assert tx.id in mesh.nodes["v1"].pool
+            assert tx.id in mesh.nodes["v1"].pending.pool
 
     run(test())
 
