@@ -24,6 +24,9 @@ from chainkit.transaction import SignedTransaction, verify_signatures
 from chainkit.transfers import Transfers
 from rollup.stf import BeginBlock, Deposit, Forced, Step, Transact, apply_step
 
+MAX_STORED_BYTES = 1 << 30
+"""Of a block on this node's own disk: one may take in thousands of forced transactions."""
+
 
 class Encoded(NamedTuple):
     """The canonical bytes of a block's steps and receipts, in order."""

@@ -6,14 +6,14 @@ whose root is not the one that L1 made final is not used. Must not know how batc
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from chainkit.block import Block
 from chainkit.chain import Chain
 from chainkit.codec import CodecError, decode, encode
 from chainkit.merkle import Tree
 from chainkit.store import Store, StoreError
-from rollup.block import L2Block
+from rollup.block import MAX_STORED_BYTES, L2Block
 from rollup.derived import DerivedBatch, Resume
 
 log = logging.getLogger("layerlab.rollup")
@@ -59,7 +59,7 @@ class FinalState:
             stored = self._store.block_by_height(height)
             if stored is None:
                 return None
-            header, hash_ = decode(Block, stored.block).header, stored.hash
+            header, hash_ = decode(Block, stored.block, limit=MAX_STORED_BYTES).header, stored.hash
             if header.hash() != hash_:
                 return None
         return L2Block(header, hash_, (), (), (), tree, {}) if tree.root == header.state_root else None
@@ -76,10 +76,14 @@ class FinalState:
         """A batch was reverted."""
         self._changes.pop(index, None)
 
-    def keep(self, batch: DerivedBatch) -> None:
-        """A batch became final, and is true: it costs what it changed."""
-        changes = self._changes.pop(batch.index, None)
-        if changes is None:
+    def keep(self, batch: DerivedBatch, before: Sequence[int] = ()) -> None:
+        """A batch became final, and is true: it costs what it changed. ``before``: those that became final in the same
+        L1 block, in order; of their ends nobody has the state any more."""
+        parts = [self._changes.pop(index, None) for index in (*before, batch.index)]
+        changes: dict[bytes, bytes] = {}
+        for part in parts:
+            changes.update(part or {})
+        if None in parts:
             self._store.put_state(batch.end.tree, batch.end.header.height)
         else:
             self._store.apply_state_changes(changes, batch.end.header.height, batch.end.tree)

@@ -20,7 +20,7 @@ from chainkit.merkle import Tree
 from chainkit.state import State
 from chainkit.store import Store, StoredBlock, StoreError
 from chainkit.transaction import SignedTransaction
-from rollup.block import L2Block, execute_block
+from rollup.block import MAX_STORED_BYTES, L2Block, execute_block
 from rollup.receipt import BlockPromise
 from rollup.stf import Deposit, Forced, Step, decode_step
 
@@ -72,7 +72,7 @@ class LocalChain:
     def _stored_steps(row: StoredBlock) -> tuple[int, list[Step]]:
         """Time (ms) and steps of a stored block. Raises `StoreError` if it is damaged."""
         try:
-            block = decode(Block, row.block)
+            block = decode(Block, row.block, limit=MAX_STORED_BYTES)
             return block.header.time, [decode_step(data) for data in block.transactions]
         except CodecError as error:
             raise StoreError(f"L2 block {row.height} on disk is damaged: {error}") from None

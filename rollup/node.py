@@ -231,11 +231,16 @@ class RollupNode:
         pairs = list(zip(executed.transactions, executed.receipts, strict=True))
         events = self.derivation.apply_l1_block(executed.header, pairs, executed.tree)
         lost: list[DerivedBatch] = []
+        final: list[int] = []
         with self.store.transaction():
             self._record_all(events)
             for event in events:
                 if isinstance(event, BatchDerived):
                     self.final_state.note(event.batch)
+                    if lost and event.batch.matches:
+                        # It takes the place of what was lost: first go back to there.
+                        self._on_reverted(lost, event.batch.start, event.batch.record.inbox_from)
+                        lost = []
                     self._on_batch(event.batch)
                 elif isinstance(event, BatchReverted):
                     lost.append(event.lost)
@@ -244,9 +249,13 @@ class RollupNode:
                 elif isinstance(event, BatchFinalized):
                     self.traces.pop(event.batch, None)
                     if event.matches:
-                        self.final_state.keep(self.derivation.batches[event.batch])
+                        final.append(event.batch)
+            if final:
+                *before, last = final
+                self.final_state.keep(self.derivation.batches[last], before)
             if lost:
-                self._on_reverted(lost)
+                safe = self.derivation.safe_batch
+                self._on_reverted(lost, safe.end, safe.record.inbox_to)
         self.derivation.slim_down()
         return events
 
@@ -264,18 +273,17 @@ class RollupNode:
             self._wait_again(block)
         self._refresh_mempool(batch.l2_blocks)
 
-    def _on_reverted(self, lost: list[DerivedBatch]) -> None:
-        """Back to the last true batch; a sequencer runs the same blocks again: their order is promised.
+    def _on_reverted(self, lost: list[DerivedBatch], end: L2Block, cursor: int) -> None:
+        """Back to ``end`` of the last true batch; a sequencer runs the same blocks again: their order is promised.
 
         Those of true batches had become the base; above them are our own. The blocks of a false batch that
         is not ours are nobody's promise.
         """
-        safe = self.derivation.safe_batch
         blocks = {b.header.height: b for batch in lost if batch.matches for b in batch.l2_blocks}
         blocks.update({block.header.height: block for block in self.local.recent})
-        above = [blocks[height] for height in sorted(blocks) if height > safe.end.header.height]
-        self.local.rewind(safe.end, safe.record.inbox_to, "a batch was reverted on L1")
-        self.lies = {first: lie for first, lie in self.lies.items() if first <= safe.end.header.height}
+        above = [blocks[height] for height in sorted(blocks) if height > end.header.height]
+        self.local.rewind(end, cursor, "a batch was reverted on L1")
+        self.lies = {first: lie for first, lie in self.lies.items() if first <= end.header.height}
         self._save_lies()
         if self.role == "sequencer":
             self.local.replay(above)
@@ -315,7 +323,7 @@ class RollupNode:
         if self.role != "sequencer" or self.derivation.frozen or self.faults.get("halt"):
             return None
         cursor = self.local.cursor
-        settings = self.derivation.settings
+        settings = self.derivation.block_limits()
         if settings is None:
             return None
         most = 0 if self.faults.get("skip-deposit") else min(MAX_BLOCK_MESSAGES, settings.max_inbox_per_batch)

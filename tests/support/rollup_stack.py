@@ -39,7 +39,10 @@ from chainkit.state import State, contract_address, storage_key
 from chainkit.store import Store
 from chainkit.transaction import Body, Call, SignedTransaction
 from l1node.staking import StakingParams
+from rollup.batch import BatchBlock, encode_batch
+from rollup.block import execute_block
 from rollup.derivation import Derivation
+from rollup.derived import DerivedBatch
 from rollup.duties import Duty, duties
 from rollup.fault_switch import FaultSwitch
 from rollup.faults import FaultSet
@@ -178,11 +181,13 @@ class Stack:
         *,
         validators: bool = False,
         after: Callable[["Stack"], None] = lambda _: None,
+        l2: Genesis | None = None,
     ) -> None:
-        """``validators``: L1 has four, with stake. ``after`` is called after every step (restarts, checks)."""
-        genesis = l1_genesis(settings)
+        """``validators``: L1 has four, with stake. ``after`` is called after every step (restarts, checks). ``l2``:
+        another genesis of the rollup."""
+        self.l2_genesis = l2 or l2_genesis()
+        genesis = l1_genesis(settings, self.l2_genesis)
         self.chain = Chain(with_validators(genesis) if validators else genesis)
-        self.l2_genesis = l2_genesis()
         self.tip: ExecutedBlock = self.chain.genesis_block
         self.l1: list[ExecutedBlock] = []
         self.path, self.after = path, after
@@ -349,6 +354,15 @@ class Stack:
 
     def deposit(self, who: str = "alice", to: str = "carol", amount: int = 5_000) -> None:
         self.call(who, "deposit", abi.DepositArgs(address(to)), amount)
+
+    def strangers_batch(self, parent: DerivedBatch, time: int, messages: int = 0) -> abi.SubmitBatchArgs:
+        """A true batch of one block, with so many inbox messages and no transaction, as anyone may post it once the
+        sequencer is silent."""
+        derivation, start = self.verifier.node.derivation, parent.record.inbox_to
+        steps = [message.step for message in derivation.inbox[start : start + messages]]
+        block = execute_block(derivation.rules, parent.end, time, steps)
+        data = encode_batch([BatchBlock(time, messages, [])])
+        return abi.SubmitBatchArgs(parent.index, start + messages, data, block.tree.root)
 
     def l2_balance(self, name: str, member: Member | None = None) -> int:
         return (member or self.verifier).node.account(address(name)).balance
