@@ -9,13 +9,18 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from chainkit.client import ApiError, ChainClient
+from msgspec.structs import replace
+
+from chainkit.chain import ExecutedBlock
+from chainkit.client import AccountInfo, ApiError, ChainClient, Fees
 from chainkit.keys import KeyPair
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 
 log = logging.getLogger("layerlab.sender")
 
 ATTEMPTS: Final = 6
+REMEMBERED: Final = 64
+"""Transactions of which the fee can be raised: the last ones that were sent."""
 MAX_TIP: Final = 100
 MAX_FEE: Final = 1_000_000
 """Gwei per gas that are offered at most, whatever a node says is needed: its word could empty the account."""
@@ -34,6 +39,7 @@ class TransactionSender:
         self._chain_id = chain_id
         self._turn = 0
         self._lock = asyncio.Lock()
+        self._sent: dict[int, Body] = {}  # by nonce, as last signed; of this run only
 
     def next_node(self) -> None:
         """Send through the next node from now on: what the present one took has never been seen in a block."""
@@ -65,6 +71,7 @@ class TransactionSender:
         # The nonce comes from the node that will hold the transaction: its pool knows what waits there.
         account = await client.account(self._key.address)
         fees = await client.fees()
+        await self._raise_fees(client, account, fees)
         body = Body(
             self._chain_id,
             self._key.address,
@@ -76,4 +83,44 @@ class TransactionSender:
         )
         tx = SignedTransaction.sign(body, self._key)
         await client.submit(tx)
+        self._sent[body.nonce] = body
+        if len(self._sent) > REMEMBERED:
+            del self._sent[next(iter(self._sent))]
         return tx.id
+
+    def on_l1_final(self, executed: ExecutedBlock) -> bool:
+        """What stands in a final block waits no more; whether anything waits that no longer covers the base fee."""
+        for tx in executed.transactions:
+            if tx.body.sender == self._key.address:
+                self._sent.pop(tx.body.nonce, None)
+        return any(body.max_fee_per_gas < executed.header.base_fee for body in self._sent.values())
+
+    async def raise_fees(self) -> None:
+        """Offer more for what waits in vain, through the node that was sent to last. Raises nothing."""
+        async with self._lock:
+            client = self._clients[self._turn % len(self._clients)]
+            try:
+                account = await client.account(self._key.address)
+                await self._raise_fees(client, account, await client.fees())
+            except (ApiError, *_NONSENSE) as error:
+                log.info("fees cannot be raised: %s", error)
+
+    async def _raise_fees(self, client: ChainClient, account: AccountInfo, fees: Fees) -> None:
+        """A nonce that nobody will run holds back all that comes after it."""
+        for nonce, body in sorted(self._sent.items()):
+            if not account.nonce <= nonce < account.pending_nonce or body.max_fee_per_gas >= fees.base_fee:
+                continue
+            most = min(max(fees.max_fee_per_gas, _a_tenth_more(body.max_fee_per_gas)), MAX_FEE)
+            tip = min(max(fees.tip_per_gas, _a_tenth_more(body.tip_per_gas)), MAX_TIP, most)
+            again = replace(body, max_fee_per_gas=most, tip_per_gas=tip)
+            try:
+                await client.submit(SignedTransaction.sign(again, self._key))
+            except ApiError as error:
+                log.info("the fee of a waiting transaction cannot be raised: %s", error)
+            else:
+                self._sent[nonce] = again
+
+
+def _a_tenth_more(fee: int) -> int:
+    """What a pool asks of a replacement."""
+    return -(-11 * fee // 10)

@@ -104,6 +104,7 @@ class RollupService:
         self.backend = RollupBackend(node, lambda: self.follower.heard_final, self._wake.set)
         self.pool = pool or SignaturePool()
         self._ahead = SignaturesAhead(self.pool, self._read)
+        self._raising: asyncio.Task[None] | None = None
         included = self.backend.included if node.role == "sequencer" else None
         self.intake = Intake(self.backend, self.pool, included, self.backend.is_account)
 
@@ -129,6 +130,8 @@ class RollupService:
             await self._ahead.next()
         self.node.on_l1_final(executed, certificate)
         self.outbox.on_l1_final(executed)
+        if self._sender.on_l1_final(executed) and (self._raising is None or self._raising.done()):
+            self._raising = asyncio.create_task(self._sender.raise_fees(), name="raise-fees")
         self._wake.set()
         self._dispatch()
 
@@ -170,6 +173,8 @@ class RollupService:
 
     async def close(self) -> None:
         self._ahead.close()
+        if self._raising is not None:
+            self._raising.cancel()
         await self.pool.close()
         await self.outbox.close()
         for client in self._clients:
