@@ -1,6 +1,6 @@
 """The chain API: the routes that L1 and every rollup serve alike.
 
-Responsible for parameters, bodies and status codes of DESIGN.md section 7's chain API. Must not know which
+Responsible for parameters, bodies and status codes of the chain API (docs/PROTOCOL.md, section 9). Must not know which
 chain is behind it: it asks a `chainkit.backend.ChainBackend`.
 """
 
@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from chainkit import api_shapes as shapes
-from chainkit.backend import HEAD_REFS, BlockView, ChainBackend, Head, HeadRef, SubmitResult
+from chainkit.backend import HEAD_REFS, ChainBackend, Head, HeadRef, SubmitResult
 from chainkit.codec import MAX_AMOUNT, Address, Bytes32, CodecError, parse_hex, to_json
 from chainkit.fees import suggest_fees
 from chainkit.genesis import genesis_to_json
@@ -99,14 +99,13 @@ def _chain_routes(backend: ChainBackend) -> APIRouter:
     ) -> Response:
         top = _head(backend, "head").header.height
         start = max(0, top - limit + 1) if from_ is None else from_
-        found: list[BlockView] = []
+        shown: list[dict[str, Any]] = []
         for height in range(start, min(start + limit, top + 1)):
             view = backend.block(height)
             if view is None:
                 break
-            found.append(view)
-        shown = [block_json(contracts, view, full=False) for view in found]
-        return JsonResponse({"blocks": shown, "next": start + len(found), "head": top})
+            shown.append(block_json(contracts, view, full=False))
+        return JsonResponse({"blocks": shown, "next": start + len(shown), "head": top})
 
     @router.get(
         "/blocks/{ref}",
@@ -270,7 +269,7 @@ def _transaction_routes(backend: ChainBackend, intake: Intake) -> APIRouter:
         query = request.scope["query_string"]
         if media_type(request.headers.get("content-type", "").encode("latin-1")) in KINDS:
             accept = request.headers.get("accept", "").encode("latin-1")
-            kind, answer = await intake.bulk(body, query, accept)
+            kind, answer = await intake.bulk([body], query, accept)
             return Response(answer, 202, media_type=kind)
         wait_ms = intake.wait_ms(query)
         parsed = read_json(backend.genesis, backend.rules, body)

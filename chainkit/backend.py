@@ -106,6 +106,10 @@ class ChainBackend(Protocol):
     def transaction(self, tx_id: Bytes32) -> TransactionView | None:
         """A transaction in the pool or in a block."""
 
+    def included_at(self, tx_id: Bytes32) -> int | None:
+        """The height of the block in which a transaction was executed; -1 if that is on its way to the disk. Asked
+        for each of a thousand in a body, so it must cost next to nothing."""
+
     def pending_nonce(self, address: Address) -> int:
         """The nonce of the account's next transaction after all that are in the pool."""
 

@@ -31,6 +31,8 @@ MAX_BACKOFF: Final = 2.0
 MAX_ANSWER: Final = 32 * 1024 * 1024  # bytes that a service can make us hold
 POLL_SECONDS: Final = 0.1
 MAX_EVENT_LINE: Final = 1024 * 1024
+UNREACHABLE: Final = (httpx.TransportError, httpx.DecodingError, httpx.StreamError, OSError, RuntimeError)
+"""What a request can fail with. RuntimeError: uvloop raises it on a connection that the other side has just closed."""
 
 
 class ApiError(Exception):
@@ -209,7 +211,7 @@ class ChainClient:
                 body = await _read(response)
             finally:
                 await response.aclose()
-        except (httpx.TransportError, httpx.DecodingError) as error:
+        except UNREACHABLE as error:
             reason = str(error) or type(error).__name__
             raise ApiError("unreachable", 0, f"{self.url} cannot be reached: {reason}") from None
         if response.is_success:

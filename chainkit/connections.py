@@ -195,11 +195,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self.book.busy(self)
+        if not self.cycle.response_complete:  # else it was answered before it had come whole
+            self.book.busy(self)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self.pipeline and (self.cycle is None or self.cycle.response_complete):
+        cycle = self.cycle  # the latest; one behind the answered one may lack the rest of its body
+        if not self.pipeline and (cycle is None or cycle.response_complete or cycle.more_body):
             self.book.idle(self)
 
     # --- answers that nobody reads ---

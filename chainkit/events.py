@@ -23,7 +23,8 @@ from chainkit.store import Store, StoredEvent
 MAX_FOLLOWERS = 64
 TURN_SECONDS = 10.0
 """How long a follower keeps his place, whoever else comes."""
-_BATCH = 128
+_BATCH = 16
+"""Events that a follower holds: of the largest, 64 followers then hold 16 MiB."""
 
 
 class TooManyFollowersError(Exception):

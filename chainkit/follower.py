@@ -178,10 +178,13 @@ class Follower:
     async def _take(self, start: int, blocks: list[CertifiedBlock]) -> int:
         """Take blocks in and hand out the final ones; returns the height to go on from, or ``start`` if this
         node has nothing more to give. Raises `FollowError` for a lie, and for a fork that this node is not on."""
+        before = self._core.head_height
         final = self._core.add(blocks)
         height, head = self._core.tip.header.height, self._core.head_height
-        # A full page means that there is more to come. Only checked blocks count: a liar moves this no further.
-        self.heard_final = max(height, head - 2) + (PAGE if len(blocks) >= PAGE else 0)
+        # A full page means that there is more to come. Only checked blocks count, and only new ones: a liar moves this
+        # no further.
+        is_full = len(blocks) >= PAGE and head > before + PAGE // 2
+        self.heard_final = max(height, head - 2) + (PAGE if is_full else 0)
         self._on_coming([block for block, _ in final])
         for block, certificate in final:
             await self._on_final(block, certificate)

@@ -5,6 +5,7 @@ Must not know which routes exist.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ MAX_BODY: Final = 4 * 1024 * 1024 + 1024  # bytes
 MAX_BUFFERED: Final = 24 * 1024 * 1024  # bytes of all bodies together
 MAX_REQUESTS: Final = 512
 BODY_SECONDS: Final = 10.0
+FORGET_BODY: Final = "layerlab.forget_body"
+"""In the scope: to be called by an application that goes on without the body that it has read."""
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -44,6 +47,7 @@ class HttpLimits:
         self._body_seconds = body_seconds
         self._requests = 0
         self._buffered = 0
+        self._coming: dict[_Request, None] = {}  # whose bodies have not come whole, longest first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,9 +61,10 @@ class HttpLimits:
         request = _Request(self, scope["method"], receive, send)
         self._requests += 1
         try:
-            await request.run(self._app, scope)
+            await request.run(self._app, {**scope, FORGET_BODY: request.forget})
         finally:
             self._requests -= 1
+            self._coming.pop(request, None)
             self._buffered -= request.size
 
     def _refusal(self, method: str, headers: Mapping[bytes, bytes]) -> Problem | None:
@@ -80,14 +85,31 @@ class HttpLimits:
                 )
         return None
 
-    def add(self, size: int, total: int) -> Problem | None:
-        """Count ``size`` more bytes of a body that has ``total`` now; the problem, if it is too much."""
+    def add(self, request: "_Request", size: int) -> Problem | None:
+        """Count ``size`` more bytes of a body; the problem, if it is too much.
+
+        If all together are, the one that has been coming for longest gives way: whoever sends quickly is not kept out
+        by bodies that never end.
+        """
         self._buffered += size
-        if total > self._max_body:
+        if request.size > self._max_body:
             return _too_large(self._max_body)
-        if self._buffered > self._max_buffered:
-            return _busy("too many bodies are under way")
+        self._coming[request] = None
+        while self._buffered > self._max_buffered:
+            oldest = next(iter(self._coming))
+            if oldest is request:
+                return _busy("too many bodies are under way")
+            del self._coming[oldest]
+            self._buffered -= oldest.give_way()
         return None
+
+    def forget(self, size: int) -> None:
+        """So many bytes are held no more."""
+        self._buffered -= size
+
+    def whole(self, request: "_Request") -> None:
+        """The body of a request has come."""
+        self._coming.pop(request, None)
 
     @property
     def body_seconds(self) -> float:
@@ -110,6 +132,7 @@ class _Request:
         self._complete = False
         self._started = False
         self._problem: Problem | None = None
+        self._waiting: asyncio.Timeout | None = None
         self.size = 0
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
@@ -128,9 +151,11 @@ class _Request:
         if self._problem is not None:
             raise _BodyRefusedError
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with asyncio.timeout_at(self._deadline) as self._waiting:
                 message = await self._receive()
         except TimeoutError:
+            if self._problem is not None:
+                raise _BodyRefusedError from None
             seconds = f"{self._limits.body_seconds:g} s"
             self._refuse(
                 Problem(408, "body_too_slow", "The body came too slowly", f"it has {seconds} to arrive")
@@ -138,11 +163,27 @@ class _Request:
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
             self.size += size
-            problem = self._limits.add(size, self.size)
+            problem = self._limits.add(self, size)
             if problem is not None:
                 self._refuse(problem)
             self._complete = not message.get("more_body", False)
+            if self._complete:
+                self._limits.whole(self)
         return message
+
+    def forget(self) -> None:
+        """The body is held no more."""
+        self._limits.forget(self.size)
+        self.size = 0
+
+    def give_way(self) -> int:
+        """End the reading of the body, and let go of it; how many bytes it had."""
+        size, self.size = self.size, 0
+        self._problem = _busy("too many bodies are under way")
+        if self._waiting is not None and not self._waiting.expired():
+            with contextlib.suppress(RuntimeError):  # it is between two reads, and will find the problem
+                self._waiting.reschedule(0.0)
+        return size
 
     def _refuse(self, problem: Problem) -> None:
         self._problem = problem

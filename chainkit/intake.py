@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chainkit.backend import ChainBackend, SubmitResult
 from chainkit.codec import Address, Bytes32, to_json
 from chainkit.execution import InvalidTransaction
+from chainkit.http_limits import FORGET_BODY
 from chainkit.problems import MEDIA_TYPE, Problem
 from chainkit.signature_pool import SignaturePool
 from chainkit.submission import check_submitted, read_batch
@@ -64,6 +65,10 @@ class Intake:
         self, transactions: Sequence[SignedTransaction], wait_ms: int = 0
     ) -> Sequence[SubmitResult]:
         """Check and offer transactions, in order; one result each. Raises `Problem` if there is too much to do."""
+        found = await self._offer(transactions)
+        return await self._wait(found, wait_ms) if wait_ms else found
+
+    async def _offer(self, transactions: Sequence[SignedTransaction]) -> Sequence[SubmitResult]:
         if self._pool.waiting + len(transactions) > MAX_WAITING:
             detail = f"{self._pool.waiting} signatures wait to be checked; try again in a moment"
             raise Problem(503, "overloaded", "The service is overloaded", detail)
@@ -71,8 +76,7 @@ class Intake:
         results: list[SubmitResult | None] = [self._refusal(tx) for tx in transactions]
         good = [tx for tx, refused in zip(transactions, results, strict=True) if refused is None]
         answers = iter(await self._backend.submit(good) if good else ())
-        found = [self._or_included(next(answers) if r is None else r) for r in results]
-        return await self._wait(found, wait_ms) if wait_ms else found
+        return [self._or_included(next(answers) if r is None else r) for r in results]
 
     async def wait_for(self, result: SubmitResult, wait_ms: int) -> SubmitResult:
         """The same result with what is known when the transaction is in a block, or after so many ms."""
@@ -90,14 +94,15 @@ class Intake:
         """The pool knows no blocks: what is old to it may stand in one."""
         if result.code not in ("stale_nonce", "already_known"):
             return result
-        known = self._backend.transaction(result.hash)
-        if known is not None and known.status == "pending":  # in a block that is on its way to the disk
-            return SubmitResult(result.hash, True, "already_known", "the transaction is already waiting")
         # One that stands in a rollup's block without having run (a forced one) may still be sent.
-        if known is None or known.receipt is None or known.receipt.gas_used == 0:
+        height = self._backend.included_at(result.hash)
+        if height is None:
             return result
-        message = f"it is in block {known.height}"
-        return SubmitResult(result.hash, False, "already_included", message, {"height": known.height})
+        if height < 0:
+            return SubmitResult(result.hash, True, "already_known", "the transaction is already waiting")
+        return SubmitResult(
+            result.hash, False, "already_included", f"it is in block {height}", {"height": height}
+        )
 
     async def _wait(self, results: Sequence[SubmitResult], wait_ms: int) -> Sequence[SubmitResult]:
         if self._included is None:
@@ -109,11 +114,16 @@ class Intake:
             for result in results
         ]
 
-    async def bulk(self, body: bytes, query: bytes, accept: bytes) -> tuple[str, bytes]:
-        """The answer to a MessagePack body: media type and bytes. Raises `Problem`."""
+    async def bulk(
+        self, body: list[bytes], query: bytes, accept: bytes, forget: Callable[[], None] = lambda: None
+    ) -> tuple[str, bytes]:
+        """The answer to a MessagePack body, which is taken out of the list ``body``: media type and bytes.
+        ``forget`` is called when nothing of it is held any more, before anything is waited for. Raises `Problem`."""
         wait_ms = self.wait_ms(query)
-        transactions = read_batch(self._backend.rules, body)
-        results = await self.submit(transactions, wait_ms)
+        results = await self._offer(read_batch(self._backend.rules, body.pop()))
+        forget()
+        if wait_ms:
+            results = await self._wait(results, wait_ms)
         if MSGPACK.encode() in accept:
             return MSGPACK, _to_msgpack({"results": [_packed(result) for result in results]})
         return "application/json", _to_json({"results": [result_json(result) for result in results]})
@@ -122,7 +132,13 @@ class Intake:
         """The parameter ``wait`` of a query string, in ms. Raises `Problem`."""
         if not query:
             return 0
-        text = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=64)).get("wait")
+        try:
+            fields = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=64)
+        except ValueError:
+            raise Problem(
+                422, "invalid_parameter", "A parameter is invalid", "at most 64 parameters"
+            ) from None
+        text = dict(fields).get("wait")
         if text is None:
             return 0
         if self._included is None:
@@ -175,14 +191,19 @@ class BulkRoute:
             body = await _body(receive)
             if body is None:
                 return
-            status = 202
-            shown, answer = await self._intake.bulk(body, scope["query_string"], accept)
+            status, forget, held = 202, scope.get(FORGET_BODY, _nothing), [body]
+            del body
+            shown, answer = await self._intake.bulk(held, scope["query_string"], accept, forget)
         except Problem as problem:
             status, shown, answer = problem.status, MEDIA_TYPE, problem.body()
         length = str(len(answer)).encode()
         headers = [(b"content-type", shown.encode()), (b"content-length", length)]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
+
+
+def _nothing() -> None:
+    """Nobody counts the bytes."""
 
 
 def media_type(content_type: bytes) -> str:

@@ -141,6 +141,7 @@ class Mempool:
         self._seq += 1
         self._senders[address] = sender
         if old is None:
+            self._by_id[tx.id] = tx
             self._insert(address, sender, entry)
         else:
             self._swap(address, sender, old, entry)
@@ -159,10 +160,10 @@ class Mempool:
         )
 
     def _make_room(self, entry: Entry, standing: int, old: Entry | None) -> list[SignedTransaction]:
-        """Push out what must go; if that is not worth less than ``entry``, undo it and refuse."""
+        """Push out what must go; if that is not worth less than ``entry``, undo it (ages, too) and refuse."""
         count, size = (0, entry.bytes - old.bytes) if old else (1, entry.bytes)
         gone: list[tuple[Sender, Entry]] = []
-        while not self._fits(count, size, ready=standing != GAPPED):
+        while not self._fits(count, size, len(gone), ready=standing != GAPPED):
             victim = self._eviction.first(entry.tx.body.sender, entry.tx.body.nonce)
             if victim is None or victim[:2] >= (standing, entry.max_fee):
                 for sender, evicted in reversed(gone):
@@ -172,11 +173,14 @@ class Mempool:
                     "mempool_full", "the mempool is full; offer a higher max_fee_per_gas"
                 )
             sender = self._senders[victim.address]
-            gone.append((sender, self._remove_last(victim.address, sender)))
+            gone.append((sender, self._take_last(victim.address, sender)))
+        for _, evicted in gone:
+            del self._by_id[evicted.tx.id]
         return [evicted.tx for _, evicted in gone]
 
-    def _fits(self, count: int, size: int, *, ready: bool) -> bool:
-        if len(self._by_id) + count > self._max_transactions or self._bytes + size > self._max_bytes:
+    def _fits(self, count: int, size: int, gone: int, *, ready: bool) -> bool:
+        """Whether so much more fits, so many having been taken from their senders, but not yet from `_by_id`."""
+        if len(self._by_id) - gone + count > self._max_transactions or self._bytes + size > self._max_bytes:
             return False
         return ready or (
             self._gapped + count <= max(1, self._max_transactions // GAPPED_SHARE)
@@ -271,6 +275,7 @@ class Mempool:
     # --- bookkeeping: everything below keeps all counters in step ---
 
     def _insert(self, address: Address, sender: Sender, entry: Entry) -> None:
+        """Put one among its sender's that is in `_by_id`."""
         nonce, nonces = entry.tx.body.nonce, sender.nonces
         sender.entries[nonce] = entry
         if not nonces or nonces[-1] < nonce:
@@ -278,7 +283,6 @@ class Mempool:
         else:
             insort(nonces, nonce)
         sender.cost += entry.cost
-        self._by_id[entry.tx.id] = entry.tx
         self._bytes += entry.bytes
         self._place(address, sender, entry)
         if nonce > sender.end:
@@ -302,11 +306,11 @@ class Mempool:
             self._count_gapped(sender, 0, growth)
         self._eviction.changed(address, sender)
 
-    def _remove_last(self, address: Address, sender: Sender) -> Entry:
+    def _take_last(self, address: Address, sender: Sender) -> Entry:
+        """Take a sender's last one from everywhere but `_by_id`."""
         nonce = sender.nonces.pop()
         entry = sender.entries.pop(nonce)
         sender.cost -= entry.cost
-        del self._by_id[entry.tx.id]
         self._bytes -= entry.bytes
         if nonce < sender.end:
             sender.end = nonce

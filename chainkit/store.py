@@ -395,6 +395,14 @@ class Store:
         ).fetchone()
         return None if row is None else _stored_transaction(row)
 
+    def place_of(self, tx_id: Bytes32) -> tuple[int, bool] | None:
+        """The height at which a transaction stands, and whether it was executed there; as `transaction_by_id`."""
+        row = self._run(
+            "SELECT height, executed FROM transactions WHERE id = ? ORDER BY executed DESC, height DESC LIMIT 1",
+            (tx_id,),
+        ).fetchone()
+        return None if row is None else (row[0], bool(row[1]))
+
     def transactions_of(self, height: int) -> list[StoredTransaction]:
         """The transactions of a block, in order."""
         rows = self._run(

@@ -3,7 +3,7 @@
 Responsible for what is slashable and for checking it from two signed messages alone.
 Must not know of stakes, nor of how the messages were found.
 
-Rules (THREATS.md 1.2): no two votes in one slot, no two proposals in one slot, no later vote at a lower
+Rules (docs/ARCHITECTURE.md, "L1"): no two votes in one slot, no two proposals in one slot, no later vote at a lower
 height. An honest validator that keeps its highest slot and height on disk can break none of them.
 """
 

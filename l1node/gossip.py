@@ -15,6 +15,7 @@ import httpx
 from l1node.messages import MAX_MESSAGES, encode_transactions, join
 
 REQUEST_SECONDS = 2.0
+MAX_ANSWER_BYTES = 16 * 1024
 FIRST_PAUSE = 0.05  # seconds of real time after a failure; doubles up to
 LONGEST_PAUSE = 2.0
 MAX_CONSENSUS = 64
@@ -162,9 +163,17 @@ class Gossip:
     async def _post(self, peer: Peer, body: bytes) -> bool:
         """Whether the peer has taken or refused the body; False if it should be sent again later."""
         try:
-            answer = await self._client.post(
-                f"{peer.url}/p2p/messages", content=body, headers=_HEADERS, timeout=REQUEST_SECONDS
-            )
+            async with (
+                asyncio.timeout(2 * REQUEST_SECONDS),
+                self._client.stream(
+                    "POST",
+                    f"{peer.url}/p2p/messages",
+                    content=body,
+                    headers=_HEADERS,
+                    timeout=REQUEST_SECONDS,
+                ) as answer,
+            ):
+                reason = await _beginning(answer)
         except UNREACHABLE as error:
             self._note(peer, f"{type(error).__name__}: {error}")
             return False
@@ -174,9 +183,7 @@ class Gossip:
         if answer.is_error:
             _log.warning(
                 "a peer refused what we said",
-                extra={
-                    "fields": {"peer": peer.url, "status": answer.status_code, "answer": answer.text[:200]}
-                },
+                extra={"fields": {"peer": peer.url, "status": answer.status_code, "answer": reason}},
             )
         self.sent += 1
         if peer.failures or not peer.reached:
@@ -190,4 +197,14 @@ class Gossip:
         peer.failures, peer.reached = peer.failures + 1, False
 
 
-_HEADERS = {"content-type": "application/msgpack"}
+async def _beginning(answer: httpx.Response) -> str:
+    """What a peer says, as far as it is worth reading: it may never end, or unpack to anything."""
+    data = b""
+    async for chunk in answer.aiter_raw():
+        data += chunk
+        if len(data) > MAX_ANSWER_BYTES:
+            break  # the connection is closed with it
+    return data[:200].decode("utf-8", "replace")
+
+
+_HEADERS = {"content-type": "application/msgpack", "accept-encoding": "identity"}

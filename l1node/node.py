@@ -10,8 +10,9 @@ All of it runs on one event loop; no method but `submit`, `receive` and `run` aw
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Protocol
 
 from chainkit.backend import BlockView, Head, HeadRef, SubmitResult, TransactionView
@@ -379,6 +380,13 @@ class L1Node:
         block_hash = None if in_block is None else in_block.hash
         return TransactionView(tx, "finalized", stored.height, block_hash, stored.position, stored.receipt)
 
+    def included_at(self, tx_id: Bytes32) -> int | None:
+        found = self.tail.place(tx_id)
+        if found is not None:
+            return found[0].header.height
+        place = self.disk.store.place_of(tx_id)
+        return None if place is None else place[0]
+
     def pending_nonce(self, address: Address) -> int:
         return self.pending.pool.next_nonce(address, State(self._head.tree).account(address))
 
@@ -434,18 +442,19 @@ class L1Node:
 
     # --- for peers and followers ---
 
-    def certified_blocks(self, from_height: int, limit: int) -> list[CertifiedBlock]:
-        """At most ``limit`` blocks with their certificates: final ones, then the notarized chain above."""
+    def certified_blocks(self, from_height: int, limit: int) -> Iterator[CertifiedBlock]:
+        """At most ``limit`` blocks with their certificates: final ones, then the notarized chain above. Each is read
+        when it is asked for: together they may be a hundred times what an answer takes."""
         start = max(from_height, 1)
-        blocks: list[CertifiedBlock] = []
-        if start <= self._final.header.height:
-            count = min(limit, self._final.header.height - start + 1)
-            blocks = [certified_block(stored) for stored in self.disk.store.blocks_from(start, count)]
-        for block, certificate in self.tail.from_height(start):
-            if len(blocks) >= limit:
-                break
-            blocks.append(CertifiedBlock(block.block, certificate))
-        return blocks
+        final = self._final.header.height
+        for height in range(start, min(start + limit, final + 1)):
+            stored = self.disk.store.block_by_height(height)
+            if stored is None:
+                return
+            limit -= 1
+            yield certified_block(stored)
+        for block, certificate in islice(self.tail.from_height(start), limit):
+            yield CertifiedBlock(block.block, certificate)
 
     async def changed(self, seconds: float) -> None:
         """Return when the head or the final block has changed, or ``seconds`` of real time have gone."""

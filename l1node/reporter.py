@@ -42,6 +42,7 @@ class _Open:
     outcome: str = "found"
     sent_slot: int = -RETRY_SLOTS
     closed: bool = False
+    sent: Body | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Reporter:
             elif not head.tree.get(opened.nullifier) and slot - opened.sent_slot >= RETRY_SLOTS:
                 tx = self._report(opened, head, pending_nonce)
                 if tx is not None:
-                    opened.sent_slot = slot
+                    opened.sent_slot, opened.sent = slot, tx.body
                     opened.case, opened.outcome = Case(opened.case.evidence, tx.id), "reported"
                     self._save([case.case for case in self._cases])
                     return tx
@@ -125,9 +126,10 @@ class Reporter:
         """A transaction that would punish, were it first in the next block; None if there is none now."""
         assert self._key is not None
         assert self._contract is not None
-        if State(head.tree).account(self._key.address).nonce != pending_nonce:
+        nonce, last = State(head.tree).account(self._key.address).nonce, opened.sent
+        if nonce != pending_nonce and (last is None or last.nonce != nonce):
             return None  # another transaction of ours is under way; what follows it cannot be tried yet
-        tx = self._sign(opened.case.evidence, head, pending_nonce)
+        tx = self._sign(opened.case.evidence, head, nonce, last if nonce != pending_nonce else None)
         try:
             receipt = simulate(self._rules, head, tx)
         except (Problem, CodecError) as refusal:
@@ -138,14 +140,16 @@ class Reporter:
             return None
         return tx
 
-    def _sign(self, evidence: Evidence, head: Head, nonce: int) -> SignedTransaction:
+    def _sign(self, evidence: Evidence, head: Head, nonce: int, last: Body | None) -> SignedTransaction:
+        """``last`` is what it replaces in the pools, for which it must offer a tenth more."""
         assert self._key is not None
         args = encode(ReportArgs(evidence))
         fees = suggest_fees(self._rules, head.tree)
         gas_limit = call_gas(self._rules.fees.gas_per_byte, len(args))
         action = Call(self._contract or "", "report", args, 0)
-        address = self._key.address
-        body = Body(
-            self._rules.chain_id, address, nonce, gas_limit, fees.max_fee_per_gas, fees.tip_per_gas, action
-        )
+        address, max_fee, tip = self._key.address, fees.max_fee_per_gas, fees.tip_per_gas
+        if last is not None:
+            tip = max(tip, -(-11 * last.tip_per_gas // 10))
+            max_fee = max(max_fee, tip, -(-11 * last.max_fee_per_gas // 10))
+        body = Body(self._rules.chain_id, address, nonce, gas_limit, max_fee, tip, action)
         return SignedTransaction.sign(body, self._key)

@@ -9,7 +9,8 @@ leaves the set when these rules say, not at once, lest one branch's transactions
 
 A *turn* is an era in which the chain made a block. Unbonding and the age of evidence are counted in turns:
 while no block is made nobody can report, and after a halt the last set validates once more, so a halt must
-not let a stake mature (THREATS.md, "Cosmos 2019"; promise P10). Without a halt, turns and eras are the same.
+not let a stake mature (tests/threats/README.md, "Cosmos 2019"; promise P10). Without a halt, turns and eras are
+the same.
 """
 
 from collections.abc import Sequence

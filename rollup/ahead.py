@@ -15,6 +15,8 @@ from chainkit.transaction import SignedTransaction
 
 MOST = 8192
 """Signatures that may be on their way: about half a second of one core, and what a worker's queue has room for."""
+MOST_BLOCKS = 8
+"""L1 blocks that are read ahead: what is in them is held decoded, signatures or not."""
 
 
 class SignaturesAhead:
@@ -50,8 +52,11 @@ class SignaturesAhead:
             if task is not None:
                 task.cancel()
 
+    def _has_room(self) -> bool:
+        return self._signatures < MOST and len(self._under_way) < MOST_BLOCKS
+
     def _hand_over(self) -> None:
-        while self._coming and (not self._under_way or self._signatures < MOST):
+        while self._coming and (not self._under_way or self._has_room()):
             signed = self._read(self._coming.popleft())
             task = asyncio.create_task(self._pool.verify(signed), name="signatures-ahead") if signed else None
             self._under_way.append((task, len(signed)))

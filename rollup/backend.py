@@ -17,7 +17,8 @@ from chainkit.execution import InvalidTransaction, Rules
 from chainkit.genesis import Genesis
 from chainkit.store import StoredBlock
 from chainkit.transaction import SignedTransaction
-from rollup.block import L2Block, decode_transaction
+from rollup.batch import MAX_BATCHED_BYTES
+from rollup.block import MAX_STORED_BYTES, L2Block, decode_transaction
 from rollup.local import executed
 from rollup.node import RollupNode
 from rollup.receipt import BlockPromise, BlockReceipts
@@ -100,7 +101,7 @@ class RollupBackend:
         return None if stored is None else self._view(stored)
 
     def _view(self, stored: StoredBlock) -> BlockView:
-        block = decode(Block, stored.block)
+        block = decode(Block, stored.block, limit=MAX_STORED_BYTES)
         steps = [decode_step(data) for data in block.transactions]
         transactions = [decode_transaction(self.rules, step) for step in steps]
         shown = Block(block.header, [tx.wire for tx in transactions if tx is not None])
@@ -131,6 +132,13 @@ class RollupBackend:
             extra={"sequencer_receipt": promise},
         )
 
+    def included_at(self, tx_id: Bytes32) -> int | None:
+        place = self.node.store.place_of(tx_id)
+        if place is None or not place[1]:
+            return None
+        unflushed = self.node.local.unflushed
+        return -1 if unflushed is not None and place[0] >= unflushed.header.height else place[0]
+
     def _receipts(self, block: StoredBlock, promise: bytes) -> BlockReceipts:
         """The receipts of a stored block; those of the blocks that were asked for last are kept."""
         kept = self._receipts_of
@@ -155,6 +163,8 @@ class RollupBackend:
         taken = False
         for tx in transactions:
             try:
+                if len(tx.wire) > MAX_BATCHED_BYTES:
+                    raise InvalidTransaction("transaction_too_large", f"at most {MAX_BATCHED_BYTES} bytes")
                 add(tx, account)
             except InvalidTransaction as error:
                 known = error.code == "already_known"
@@ -208,6 +218,8 @@ class RollupBackend:
             return
         stored = self.node.store.block_by_height(block.header.height)
         if stored is None or stored.certificate is None or stored.hash != block.hash:
+            for tx, _ in executed(block):  # it was run again meanwhile, on the same disk
+                self._tell_of(tx.id)
             return
         for position, (tx, receipt) in enumerate(executed(block)):
             waiting = self._included.pop(tx.id, ())
@@ -221,6 +233,14 @@ class RollupBackend:
             }
             for future in waiting:
                 future.set_result(found)
+
+    def _tell_of(self, tx_id: Bytes32) -> None:
+        place = None if tx_id not in self._included else self.transaction(tx_id)
+        if place is None or place.height is None or place.receipt is None or place.receipt.gas_used == 0:
+            return
+        found = {"height": place.height, "position": place.position, "receipt": place.receipt, **place.extra}
+        for future in self._included.pop(tx_id):
+            future.set_result(found)
 
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
         l1_final, height = self._l1_final(), self.node.l1_height

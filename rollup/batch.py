@@ -21,6 +21,8 @@ from rollup.stf import MAX_STEP_BYTES
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 MAX_BLOCKS = 16_384
 """Checked before any block is decoded: 4 KB of data could otherwise ask for a million empty blocks."""
+MAX_BATCHED_BYTES = MAX_STEP_BYTES - 256
+"""Of a transaction that a batch may hold, in whichever format: one step must fit what is shown to the contract."""
 VERSION = b"\x00"
 
 

@@ -103,6 +103,8 @@ class Derivation:
     directory: Directory = field(default_factory=Directory)
     """All addresses that batches ever named, those of reverted ones too."""
     settings: abi.BridgeSettings | None = None
+    scheduled: abi.ScheduledUpgrade | None = None
+    """The upgrade that is announced, if one is."""
     totals: abi.BridgeTotals | None = None
     frozen: bool = False
     l1_height: int = 0
@@ -165,6 +167,18 @@ class Derivation:
         """The executed blocks of a pending batch. Raises `KeyError` for a batch that L1 never had."""
         return self.batches[batch].l2_blocks
 
+    def block_limits(self) -> abi.BridgeSettings | None:
+        """The settings that an L2 block made now must fit: also those of an upgrade that is announced, or the block may
+        fit no batch once it is in force. None as long as L1's are not known."""
+        now, later = self.settings, self.scheduled
+        if now is None or later is None:
+            return now
+        return msgspec.structs.replace(
+            now,
+            max_steps=min(now.max_steps, later.settings.max_steps),
+            max_inbox_per_batch=min(now.max_inbox_per_batch, later.settings.max_inbox_per_batch),
+        )
+
     def open_disputes(self) -> list[abi.Dispute]:
         """The disputes that are not resolved, by index."""
         return [dispute for _, dispute in sorted(self.disputes.items()) if dispute.stage != abi.RESOLVED]
@@ -225,6 +239,7 @@ class Derivation:
         if settings is not None and settings != self.settings:
             self.settings = settings
             events.append(SettingsChanged(settings))
+        self.scheduled = self._load(l1_state, abi.UPGRADE_KEY, abi.ScheduledUpgrade)
         self.totals = self._load(l1_state, abi.TOTALS_KEY, abi.BridgeTotals)
         count = self.totals.next_dispute if self.totals is not None else 0
         unresolved = [dispute.index for dispute in self.open_disputes()]

@@ -15,7 +15,7 @@ from bridge import abi
 from chainkit.codec import Bytes32, decode, encode
 from chainkit.transaction import Body, Call, Transfer
 from rollup import player
-from rollup.batch import BatchBlock
+from rollup.batch import BatchBlock, encode_batch
 from rollup.block import L2Block
 from rollup.contents import write_contents
 from rollup.derived import DerivedBatch
@@ -38,9 +38,13 @@ PACKED_BYTES = 64 + 7 * 8
 SUBMIT_GAS = 3_000_000
 SUBMIT_GAS_PER_BYTE = 24
 SUBMIT_GAS_PER_STEP = 400
+SUBMIT_GAS_PER_MESSAGE = 3_000
+"""An inbox message is read from the contract's storage."""
 FINALIZE_GAS = 1_500_000
 LANDING_BLOCKS = 4
 """L1 blocks that a call may take from now until it runs."""
+MOST_UNDER_WAY = 16
+"""L1 blocks that a call may be on its way before it counts as lost (rollup/outbox.py)."""
 VERIFIER_PATIENCE = 8
 """L1 blocks that a verifier waits for the proposer to finalize its own batch."""
 
@@ -87,7 +91,7 @@ def batch_duties(node: RollupNode, before_ms: int) -> Iterator[Duty]:
     yield first
     derivation, taken = node.derivation, _posted_by(first)
     totals = derivation.totals
-    if node.lies or node.faults.lie is not None or totals is None:
+    if node.lies or node.faults.lie is not None or totals is None or _strangers_may_post(node, totals):
         return
     waiting = _unposted(node, derivation.head_batch)
     inbox_to, parent = taken.inbox_to, totals.next_batch
@@ -99,6 +103,15 @@ def batch_duties(node: RollupNode, before_ms: int) -> Iterator[Duty]:
         inbox_to += sum(inbox_count(block) for block in blocks)
         yield _submit(node, parent, inbox_to, blocks, blocks[-1].tree.root)
         parent += 1
+
+
+def _strangers_may_post(node: RollupNode, totals: abi.BridgeTotals) -> bool:
+    """Whether somebody else's batch may take the index of our next one while ours are on their way: what we meant to
+    stand on ours would stand on his, and be false."""
+    settings = node.derivation.settings
+    assert settings is not None
+    margin = min(MOST_UNDER_WAY, settings.sequencer_timeout // 2)
+    return node.l1_height + margin > totals.last_batch_height + settings.sequencer_timeout
 
 
 def _posted_by(duty: Duty) -> abi.SubmitBatchArgs:
@@ -129,10 +142,14 @@ def _submit(node: RollupNode, parent: int, inbox_to: int, blocks: list[L2Block],
     batch_blocks = [_batch_block(block) for block in blocks]
     decoded = {tx.wire: tx for block in blocks for tx in block.transactions if tx is not None}
     data = write_contents(batch_blocks, derivation.rules.chain_id, derivation.directory, decoded)
+    if len(data) > _room(node):  # `_fitting` promises that one of the two forms fits, not which
+        data = min(data, encode_batch(batch_blocks), key=len)
     derivation.remember(data, batch_blocks)
     args = abi.SubmitBatchArgs(parent, inbox_to, data, root)
     steps = sum(len(block.all_steps) for block in blocks)
+    messages = sum(inbox_count(block) for block in blocks)
     gas_limit = SUBMIT_GAS + SUBMIT_GAS_PER_BYTE * len(data) + SUBMIT_GAS_PER_STEP * steps
+    gas_limit += SUBMIT_GAS_PER_MESSAGE * messages
     assert derivation.settings is not None
     call = Call(derivation.bridge, "submit_batch", encode(args), derivation.settings.proposer_bond)
     why = f"post {len(blocks)} L2 blocks ({steps} steps, {len(data)} bytes) on batch {parent}"
@@ -165,10 +182,15 @@ def _leaves_out_overdue(node: RollupNode, head: DerivedBatch, blocks: list[L2Blo
     return deadline <= node.l1_height + LANDING_BLOCKS
 
 
+def _room(node: RollupNode) -> int:
+    """Bytes of batch data that an L1 transaction carries."""
+    return node.replica.chain.rules.fees.max_transaction_bytes - ENVELOPE_BYTES
+
+
 def _fitting(node: RollupNode, blocks: list[L2Block], before_ms: int) -> list[L2Block]:
     settings = node.derivation.settings
     assert settings is not None
-    room = node.replica.chain.rules.fees.max_transaction_bytes - ENVELOPE_BYTES
+    room = _room(node)
     taken: list[L2Block] = []
     size = _Size(node.derivation.directory.numbers())
     steps = messages = 0
@@ -198,7 +220,7 @@ class _Size:
 
     @property
     def bytes(self) -> int:
-        return self._plain if self._has_odd else self._packed
+        return self._plain if self._has_odd else min(self._plain, self._packed)
 
     def add(self, block: L2Block) -> None:
         """One block more. A transaction that cannot be decoded has no packed form, nor has a batch with it."""

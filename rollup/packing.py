@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from chainkit.codec import MAX_AMOUNT, U53, Address, Amount, CodecError, Record, Signature, decode, encode
 from chainkit.transaction import SignedTransaction, Transfer
-from rollup.batch import MAX_BATCH_BYTES, MAX_BLOCKS, BatchError
+from rollup.batch import MAX_BATCH_BYTES, MAX_BATCHED_BYTES, MAX_BLOCKS, BatchError
 from rollup.stf import MAX_STEP_BYTES
 
 VERSION = b"\x01"
@@ -29,7 +29,6 @@ MAX_TRANSACTIONS = 1 << 18
 SIGNATURE_BYTES = 64
 TRANSFER, CALL = 0, 1
 _ADDRESS_BYTES = 32
-_MAX_ACTION_BYTES = MAX_STEP_BYTES - 256
 _MAX_WIDTH = 7
 
 
@@ -54,7 +53,7 @@ class PackedCall(Record, frozen=True, tag=CALL):
     gas_limit: U53
     max_fee_per_gas: U53
     tip_per_gas: U53
-    action: Annotated[bytes, Meta(max_length=_MAX_ACTION_BYTES)]
+    action: Annotated[bytes, Meta(max_length=MAX_BATCHED_BYTES)]
     signature: Signature
 
 
@@ -159,7 +158,7 @@ def pack(
         else:
             kinds.append(CALL)
             actions.append(encode(action))
-        if body.chain_id != chain_id or (actions and len(actions[-1]) > _MAX_ACTION_BYTES):
+        if body.chain_id != chain_id or (actions and len(actions[-1]) > MAX_BATCHED_BYTES):
             return None
         signatures.append(tx.signature)
     columns = _Columns(
@@ -208,7 +207,7 @@ def unpack_batch(data: bytes, count: int) -> tuple[list[PackedBlock], list[Packe
         raise BatchError(f"{total} transactions have {len(signatures)} bytes of signatures")
     if not columns.blocks or sum(block.transactions for block in columns.blocks) != total:
         raise BatchError("the blocks do not have these transactions")
-    if any(len(action) > _MAX_ACTION_BYTES for action in columns.actions):
+    if any(len(action) > MAX_BATCHED_BYTES for action in columns.actions):
         raise BatchError("an action is too large for a step")
     fresh = _addresses(columns, count)
     return columns.blocks, list(_transactions(columns, signatures, count, len(fresh))), fresh

@@ -348,6 +348,21 @@ async def test_client_errors_are_typed() -> None:
         assert not await gone.ready()
 
 
+async def test_a_connection_that_its_loop_finds_closed_is_an_unreachable_service() -> None:
+    """P9, P20: a peer hangs up as we write, and uvloop says so in its own way; who follows it must go on."""
+
+    class Broken(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, _: httpx.Request) -> httpx.Response:
+            raise RuntimeError(
+                "unable to perform operation on <TCPTransport closed=True>; the handler is closed"
+            )
+
+    async with ChainClient("http://x", retries=0, transport=Broken()) as client:
+        with pytest.raises(ApiError) as refusal:
+            await client.status()
+        assert refusal.value.code == "unreachable"
+
+
 def test_a_call_body_is_what_the_wire_says() -> None:
     body = Body(900, ALICE.address, 0, 1, 1, 1, Call("notes", "put", b"\x90", 0))
     tx = SignedTransaction.sign(body, ALICE)

@@ -1,4 +1,4 @@
-"""One encoding per object, strict JSON: every disagreement of THREATS.md 1.4, as bytes and as text."""
+"""One encoding per object, strict JSON (P21): whatever two readers could disagree about, as bytes and as text."""
 
 import json
 import math

@@ -9,16 +9,17 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from chainkit.connections import HEAD_BYTES, MAX_PIPELINED, Connections, limited
+from chainkit.connections import HEAD_BYTES, MAX_PIPELINED, Connections, LimitedProtocol, limited
 
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[..., Awaitable[Pair]]
 GET = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
+POST = b"POST /%s HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n"
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """``/large`` is 8 MiB, ``/wait`` never ends, anything else is a word."""
-    while (await receive()).get("more_body"):
+    """``/large`` is 8 MiB, ``/wait`` never ends, ``/early`` is answered before its body, anything else is a word."""
+    while scope["path"] != "/early" and (await receive()).get("more_body"):
         pass
     size = 8 * 1024 * 1024 if scope["path"] == "/large" else 2
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
@@ -122,6 +123,50 @@ def test_answers_under_way_are_not_cut_off_and_newcomers_are_told() -> None:
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"too_many_connections" in answer
             assert (len(book), book.refused["turned away"]) == (2, 1)
+
+    run(test)
+
+
+def test_an_answer_before_the_end_of_the_body_leaves_a_connection_that_may_give_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """P23: connections are refused early, send the rest of their bodies and then nothing, to keep their places."""
+    whole = []
+    on_message_complete = LimitedProtocol.on_message_complete
+
+    def noted(self: LimitedProtocol) -> None:
+        on_message_complete(self)
+        whole.append(self)
+
+    monkeypatch.setattr(LimitedProtocol, "on_message_complete", noted)
+
+    async def test() -> None:
+        async with serving(most=2, most_from_one=2) as (book, connect):
+            for number in range(2):
+                reader, writer = await connect()
+                writer.write(POST % b"early")
+                await reader.readuntil(b"ok")
+                assert len(whole) == number
+                writer.write(b"12345")
+                while len(whole) == number:
+                    await asyncio.sleep(0.001)
+            assert b"200" in await ask(await connect())
+            assert (len(book), book.refused["gave way"]) == (2, 1)
+
+    run(test)
+
+
+def test_who_sends_half_a_request_behind_a_whole_one_may_give_way() -> None:
+    """P23: connections are answered once and owe the rest of a second body for ever, to keep their places."""
+
+    async def test() -> None:
+        async with serving(most=2, most_from_one=2) as (book, connect):
+            for _ in range(2):
+                reader, writer = await connect()
+                writer.write(GET % b"" + POST % b"" + b"1")
+                await reader.readuntil(b"ok")
+            assert b"200" in await ask(await connect())
+            assert (len(book), book.refused["gave way"]) == (2, 1)
 
     run(test)
 

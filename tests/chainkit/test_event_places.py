@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from fake_chain import MemoryBackend
 
-from chainkit.events import DisplacedError, TooManyFollowersError
+from chainkit.events import MAX_FOLLOWERS, DisplacedError, TooManyFollowersError
 from chainkit.ops_api import _messages
 
 
@@ -72,3 +73,28 @@ def test_the_last_message_of_a_displaced_stream_says_where_to_go_on(
         backend.store.close()
 
     asyncio.run(test())
+
+
+def test_followers_of_the_largest_events_hold_little_of_the_log(tmp_path: Path) -> None:
+    """P20, P23: events as large as they come are paid for, and then every place is taken and left unread."""
+    backend = MemoryBackend(tmp_path)
+    with backend.store.transaction():
+        for index in range(150):
+            data = {"index": index, "transaction": "0x" + "ab" * 8000}
+            backend.log.append("TransactionForced", data, height=1, source="bridge")
+
+    async def test() -> int:
+        streams = [backend.log.follow(1, f"10.0.0.{n}") for n in range(MAX_FOLLOWERS)]
+        tracemalloc.start()
+        try:
+            for stream in streams:
+                assert (await anext(stream)).seq == 1
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        for stream in streams:
+            await stream.aclose()
+        return peak
+
+    assert asyncio.run(test()) < MAX_FOLLOWERS * 512 * 1024
+    backend.store.close()

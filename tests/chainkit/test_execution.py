@@ -1,4 +1,4 @@
-"""Execution from outside: money, nonces, gas, fees and contracts under everything that THREATS.md names."""
+"""Execution from outside: money, nonces, gas, fees and contracts under what tests/threats/README.md tells of them."""
 
 import json
 from collections.abc import Callable
@@ -259,7 +259,7 @@ def test_every_kind_of_invalid_transaction_changes_nothing(code: str) -> None:
 
 @pytest.mark.parametrize("code", list(bad_transactions()))
 def test_whatever_a_builder_refuses_an_importer_refuses(code: str) -> None:
-    """THREATS.md, CVE-2018-17144: the block path checks at least what the mempool checks."""
+    """tests/threats/README.md, CVE-2018-17144: the block path checks at least what the mempool checks."""
     chain = Chain(make_genesis())
     tx = bad_transactions()[code]()
     good = transfer(BOB, 0, ALICE.address, 5)
@@ -284,7 +284,7 @@ def test_a_transaction_runs_once() -> None:
 
 
 def test_a_transaction_of_another_chain_does_not_run_here() -> None:
-    """THREATS.md, Wintermute 2022: the same key and nonce on two chains."""
+    """tests/threats/README.md, Wintermute 2022: the same key and nonce on two chains."""
     here, there = Chain(make_genesis()), Chain(make_genesis(chain_id=CHAIN_ID + 1))
     tx = transfer(ALICE, 0, BOB.address, 5)
     build(here, here.genesis_block, [tx])
@@ -321,7 +321,7 @@ def test_a_self_transfer_moves_nothing_but_the_fee() -> None:
 
 
 def test_sender_proposer_recipient_and_vault_may_be_one_account() -> None:
-    """THREATS.md, Optimism SELFDESTRUCT 2022: aliasing accounts must not duplicate a balance."""
+    """tests/threats/README.md, Optimism SELFDESTRUCT 2022: aliasing accounts must not duplicate a balance."""
     for vault in (None, ALICE.address):
         world = bank_world(vault=vault)
         world.proposer = ALICE.address
@@ -373,7 +373,7 @@ def test_the_whole_balance_can_be_spent_and_not_a_gwei_more() -> None:
 
 
 def test_an_unfunded_account_does_nothing() -> None:
-    """THREATS.md, Polygon MRC20 2021: no debit without balance."""
+    """tests/threats/README.md, Polygon MRC20 2021: no debit without balance."""
     world = bank_world()
     assert world.refused(transfer(STRANGER, 0, ALICE.address, 0)) == "insufficient_balance"
     for sender in SMALL_ORDER:
@@ -709,7 +709,7 @@ def test_undone_writes_leave_no_trace_in_the_root() -> None:
 
 
 def test_a_witness_of_what_was_touched_gives_the_same_block() -> None:
-    """THREATS.md, Kroma 2024: the same code over a proof as over the whole tree."""
+    """tests/threats/README.md, Kroma 2024: the same code over a proof as over the whole tree."""
     world = bank_world()
     tree = world.state.commit()
     txs = [

@@ -385,6 +385,35 @@ def test_it_is_never_caught_up_in_the_middle_of_a_page(
     assert seen[-1] == (79, 79)
 
 
+@pytest.mark.parametrize("page", ["final", "the head", "the head and all"])
+def test_a_page_of_what_is_known_already_raises_no_hope(
+    script: Script, long_chain: list[CertifiedBlock], page: str
+) -> None:
+    """P12: a node says nothing on L1 while it is behind what was heard of, so a liar that serves old blocks, or one
+    over and over, would silence a challenger."""
+    told = {"final": long_chain, "the head": long_chain[-1:], "the head and all": long_chain[::-1]}[page]
+    core = core_of(script)
+    core.add(long_chain)
+
+    async def never(block: ExecutedBlock, _: Certificate) -> None:
+        raise AssertionError(f"block {block.header.height} is not new")
+
+    async def sleep(_: float) -> None:
+        raise EndOfTestError
+
+    async def main() -> int | None:
+        liar = FakeNode("liar", lambda _: (told * module.PAGE)[: module.PAGE])
+        following = Follower([liar.client()], core, never)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio, "sleep", sleep)
+            with pytest.raises(EndOfTestError):
+                await following.run()
+        await following.client.aclose()
+        return following.heard_final
+
+    assert asyncio.run(main()) == core.tip.header.height == 79
+
+
 def test_what_on_final_raises_ends_the_loop(script: Script, long_chain: list[CertifiedBlock]) -> None:
     handed, _ = follow(script, [FakeNode("node", serving(long_chain))], until=1)
     assert handed == [1]

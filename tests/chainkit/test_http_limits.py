@@ -105,6 +105,28 @@ def test_all_bodies_together_are_bounded_and_room_comes_back() -> None:
     run(story())
 
 
+def test_bodies_that_never_end_give_way_to_one_that_comes_at_once() -> None:
+    """P23, P9: a few connections send nearly whole bodies and stop, so that no vote and no transfer has room."""
+
+    async def story() -> None:
+        limits = HttpLimits(Application(), max_body=5 * CHUNK, max_buffered=10 * CHUNK)
+        slow = []
+        for _ in range(2):
+            client = Client([bytes(CHUNK)] * 5)
+            client.stalls = True
+            slow.append(asyncio.create_task(client.send_to(limits)))
+            while client.read < 5 * CHUNK:
+                await asyncio.sleep(0)
+        assert await Client([bytes(CHUNK)]).send_to(limits) == 200
+        assert await slow[0] == 503, "who has taken longest"
+        assert not slow[1].done(), "one made room enough"
+        assert await Client([bytes(CHUNK)] * 5).send_to(limits) == 200, "all that it held has come back"
+        assert not slow[1].done(), "and that was room enough again"
+        slow[1].cancel()
+
+    run(story())
+
+
 def test_requests_under_way_are_bounded_and_room_comes_back() -> None:
     async def story() -> None:
         app = Application()

@@ -14,7 +14,6 @@ from starlette.middleware import Middleware
 
 from chainkit import intake as intake_module
 from chainkit.api import chain_router
-from chainkit.backend import TransactionView
 from chainkit.codec import Bytes32, encode
 from chainkit.http_limits import HttpLimits
 from chainkit.intake import BulkRoute, Intake
@@ -46,7 +45,7 @@ def forged(tx: SignedTransaction) -> bytes:
 
 
 def small_order_sender(tx: SignedTransaction) -> bytes:
-    """For every message there is a signature of this key, says another library (THREATS.md 1.1)."""
+    """For every message there is a signature of this key, says another library."""
     b = tx.body
     body = Body(b.chain_id, b"\x01" + bytes(31), b.nonce, b.gas_limit, b.max_fee_per_gas, 1, b.action)
     return b"\x98" + encode(body)[1:] + encode(b"\x01" + bytes(63))
@@ -57,8 +56,10 @@ class Blocks:
 
     def __init__(self) -> None:
         self.included = asyncio.Event()
+        self.asked = 0
 
     async def wait(self, tx_ids: Sequence[Bytes32], seconds: float) -> Mapping[Bytes32, Mapping[str, Any]]:
+        self.asked += 1
         try:
             async with asyncio.timeout(seconds):
                 await self.included.wait()
@@ -67,10 +68,10 @@ class Blocks:
         return {tx_id: {"height": 7, "root": b"\x01" * 32} for tx_id in tx_ids}
 
 
-def make_app(backend: MemoryBackend, intake: Intake, *, short: bool = True) -> FastAPI:
+def make_app(backend: MemoryBackend, intake: Intake, *, short: bool = True, **limits: int) -> FastAPI:
     app = FastAPI()
     install_problem_handlers(app)
-    app.add_middleware(HttpLimits)
+    app.add_middleware(HttpLimits, **limits)
     if short:
         app.user_middleware.append(Middleware(BulkRoute, intake))
     app.include_router(chain_router(backend, intake))
@@ -144,7 +145,7 @@ async def test_what_is_on_its_way_to_the_disk_is_known_and_not_stale(
     tx = SignedTransaction.decode(signed(0).wire)
     await post(http, [tx.wire])
     backend.seal()
-    monkeypatch.setattr(backend, "transaction", lambda _: TransactionView(tx, "pending"))
+    monkeypatch.setattr(backend, "included_at", lambda _: -1)
     (result,) = (await post(http, [tx.wire])).json()["results"]
     assert (result["code"], result["accepted"]) == ("already_known", True)
 
@@ -185,6 +186,16 @@ async def test_a_wait_that_is_none_is_refused(backend: MemoryBackend, value: str
         assert (response.status_code, response.json()["parameter"]) == (422, "wait")
 
 
+@pytest.mark.parametrize("kind", ["application/msgpack", "application/json"])
+async def test_a_query_of_many_fields_is_refused_with_its_code(http: httpx.AsyncClient, kind: str) -> None:
+    """P20: a query has more fields than the service will look at."""
+    query = "&".join(["a=1"] * 65)
+    response = await http.post(
+        f"/transactions?{query}", content=encode([signed().wire]), headers={"content-type": kind}
+    )
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_parameter")
+
+
 async def test_an_answer_may_wait_for_the_block(backend: MemoryBackend) -> None:
     blocks = Blocks()
     async with client_of(make_app(backend, Intake(backend, None, blocks.wait))) as http:
@@ -204,6 +215,22 @@ async def test_an_answer_may_wait_for_the_block(backend: MemoryBackend) -> None:
         asked = {"from": "alice", "action": {"type": "transfer", "to": "bob", "amount": 1}}
         devnet = await http.post("/transactions?wait=9999", json=asked)
         assert (devnet.status_code, devnet.json()["height"]) == (202, 7)
+
+
+async def test_bodies_that_wait_for_their_block_leave_room_for_others(backend: MemoryBackend) -> None:
+    """P23: large bodies ask to wait for a block, so that what is counted of them keeps everyone else's out."""
+    blocks, held = Blocks(), 5
+    wires = [signed(nonce).wire for nonce in range(10)]
+    app = make_app(backend, Intake(backend, None, blocks.wait), max_buffered=held * len(encode(wires)))
+    async with client_of(app) as http:
+        waiting = [asyncio.create_task(post(http, wires, "/transactions?wait=9999")) for _ in range(held)]
+        while blocks.asked < held:
+            await asyncio.sleep(0.001)
+        await post(http, wires)
+        assert not any(task.done() for task in waiting)
+        blocks.included.set()
+        for answer in await asyncio.gather(*waiting):
+            assert [result["height"] for result in answer.json()["results"]] == [7] * len(wires)
 
 
 async def test_one_that_is_in_no_block_in_time_is_accepted_all_the_same(backend: MemoryBackend) -> None:

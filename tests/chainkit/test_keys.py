@@ -93,7 +93,7 @@ def test_the_vectors_cover_every_edge_case() -> None:
 
 
 def test_the_identity_key_has_a_universal_signature_elsewhere_but_not_here() -> None:
-    """THREATS.md 1.1: why there is one verify."""
+    """Why there is one verify (docs/PROTOCOL.md, section 3)."""
     key, signature = b"\x01" + bytes(31), b"\x01" + bytes(63)
     for message in (b"", b"pay mallory", b"anything at all"):
         assert _cryptography_accepts(key, message, signature)

@@ -168,6 +168,18 @@ def test_a_refused_large_newcomer_restores_all_that_it_would_have_pushed_out() -
     check_counters(pool)
 
 
+def test_a_refused_newcomer_takes_nobodys_age() -> None:
+    """P23: who has waited longest has the first place in a block, also after somebody was refused in his stead."""
+    old, *others = held = [pay(SPAM[n], 0, fee=5 + n, tip=n) for n in range(4)]
+    pool = Mempool(RULES, max_bytes=sum(len(tx.wire) for tx in held))
+    for tx in held:
+        pool.add(tx, rich)
+    room = 2 * len(old.wire)  # less than all want, so that the oldest has his turn though he bids the least
+    assert list(pool.select(rich, 1, GAS, room)) == [old, others[-1]]
+    assert refusal(pool, call_of_size(ALICE, 3 * len(old.wire), fee=6)) == "mempool_full"
+    assert list(pool.select(rich, 1, GAS, room)) == [old, others[-1]]
+
+
 def call_of_size(key: KeyPair, size: int, fee: int) -> SignedTransaction:
     return call(key, 0, "x", "y", bytes(size - 150), max_fee=fee)
 

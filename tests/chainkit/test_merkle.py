@@ -1,4 +1,4 @@
-"""The state tree against a naive reference, and its proofs against forgers (THREATS.md section 2)."""
+"""The state tree against a naive reference, and its proofs against forgers (tests/threats/README.md)."""
 
 import itertools
 import json

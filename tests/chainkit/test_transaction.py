@@ -160,7 +160,7 @@ def test_json_that_is_no_transaction(text: str) -> None:
 
 
 def test_already_verified_is_not_taken_from_the_sender() -> None:
-    """THREATS.md, Wormhole 2022: the verifier computes."""
+    """tests/threats/README.md, Wormhole 2022: the verifier computes."""
     shown = GOOD.to_json()
     del shown["hash"]
     for extra in ("verified", "_valid", "hash", "id", "type"):

@@ -1,4 +1,4 @@
-"""The rules of Streamlet, one by one: messages in, actions out. THREATS.md 1.2, 1.3 and promises P7 and P8."""
+"""The rules of Streamlet, one by one: messages in, actions out. Promises P6 to P8 of docs/TRUST.md."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -302,7 +302,7 @@ def test_a_vote_for_the_right_hash_at_a_wrong_place_does_not_count(script: Scrip
     assert engine.head is script.genesis
 
 
-# --- quorums (THREATS.md 1.3) -------------------------------------------------------------------------------
+# --- quorums (docs/PROTOCOL.md, section 6) -------------------------------------------------------------------
 
 
 @given(st.lists(st.integers(1, 2**40), min_size=1, max_size=8), st.data())

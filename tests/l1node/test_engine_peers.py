@@ -117,7 +117,7 @@ def test_an_answer_full_of_garbage_is_soon_left_unread(script: Script, verificat
     assert len(verifications) == MAX_REJECTED_BLOCKS
 
 
-# --- floods (THREATS.md: "flooded with stale votes") -----------------------------------------------------------
+# --- floods (tests/threats/README.md: "flooded with stale votes") ----------------------------------------------
 
 
 def _flood(script: Script) -> list[Vote | Proposal]:

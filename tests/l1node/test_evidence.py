@@ -1,19 +1,27 @@
-"""What is slashable, and that whoever watches finds it: THREATS.md 1.2."""
+"""What is slashable, and that whoever watches finds it: promise P6 of docs/TRUST.md."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from l1_devnet import l1_genesis
 from l1_script import KEYS, Script, evidence_in, proposals_in
 from l1_simulation import offences
 from msgspec.structs import replace
 
+from chainkit.backend import Head
 from chainkit.block import CertifiedBlock, Proposal, SignedHeader, Vote, slot_message
+from chainkit.chain import Chain
 from chainkit.codec import decode, encode
+from chainkit.contract import BLOCK_KEY, BlockEnvironment
 from chainkit.keys import KeyPair, dev_keypair
+from chainkit.mempool import Mempool
+from chainkit.state import State
+from chainkit.transaction import SignedTransaction
 from l1node.actions import Action, VotedRecord
 from l1node.byzantine import FAULTS, ByzantineEngine, UnknownFaultError
 from l1node.evidence import Evidence, EvidenceError, ProposalEvidence, VoteEvidence, check_evidence
 from l1node.observer import MAX_REJECTED_BLOCKS, Observer
+from l1node.reporter import RETRY_SLOTS, Reporter
 from l1node.watch import EVIDENCE_SLOTS, RECENT_SLOTS, Watch
 
 CULPRIT = KEYS[0]
@@ -234,6 +242,40 @@ def test_forged_certificates_name_nobody_and_cost_little(script: Script, verific
     verifications.clear()
     assert not evidence_in(observer.on_blocks([forged] * 100, script.at(6)))
     assert len(verifications) == MAX_REJECTED_BLOCKS
+
+
+# --- reporting ----------------------------------------------------------------------------------------------
+
+
+def test_a_report_that_no_block_takes_at_its_fee_is_offered_again_for_more() -> None:
+    """P10, P9: the culprit fills blocks until the base fee is above what the waiting report offers."""
+    chain, key = Chain(l1_genesis()), dev_keypair("validator-1")
+    reporter, pool = Reporter(chain.rules, key, [], lambda _: None), Mempool(chain.rules)
+    assert reporter.add(VoteEvidence(vote(3, 2, 1), vote(3, 2, 2)))
+
+    def head(slot: int, base_fee: int) -> Head:
+        state = State(chain.genesis_tree)
+        environment = BlockEnvironment(slot, slot, 0, bytes(32), base_fee, 30_000_000)
+        state.set(BLOCK_KEY, encode(environment))
+        return Head(chain.genesis_block.header, chain.genesis_block.hash, state.commit())
+
+    def due(at: Head, slot: int) -> SignedTransaction | None:
+        tx = reporter.due(at, at, slot, pool.next_nonce(key.address, State(at.tree).account(key.address)))
+        if tx is not None:
+            pool.add(tx, State(at.tree).account)
+        return tx
+
+    def takes(at: Head, base_fee: int) -> list[SignedTransaction]:
+        return list(pool.select(State(at.tree).account, base_fee, 60_000_000, 2**21))
+
+    calm, dear = head(4, 4), head(6, 100)
+    first = due(calm, 5)
+    assert takes(calm, 4) == [first]
+    assert takes(dear, 100) == []
+    assert [due(dear, 5 + slot) for slot in range(1, RETRY_SLOTS)] == [None] * (RETRY_SLOTS - 1)
+    again = due(dear, 5 + RETRY_SLOTS)
+    assert again is not None
+    assert takes(dear, 100) == [again], "in the place of the first"
 
 
 # --- validators that break the rules ------------------------------------------------------------------------

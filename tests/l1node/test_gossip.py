@@ -1,7 +1,9 @@
 """Gossip: bounded outboxes, consensus first, one body for what waits, and no peer that holds up another."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import gzip
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -29,6 +31,7 @@ from l1node.messages import (
 from l1node.sync import Sync
 
 KEY = dev_keypair("validator-0")
+MIB = 1024 * 1024
 
 
 def vote(slot: int) -> Vote:
@@ -44,8 +47,27 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
+class Empty(httpx.AsyncByteStream):
+    """The body of an answer that has none, as it comes from a socket."""
+
+    async def __aiter__(self) -> Any:
+        yield b""
+
+
+class Long(httpx.AsyncByteStream):
+    """The body of an answer in pieces of 1 KiB; ``given`` is how many of its bytes were asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.given = data, 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self.data), 1024):
+            self.given = min(start + 1024, len(self.data))
+            yield self.data[start : self.given]
+
+
 class Wire(httpx.AsyncBaseTransport):
-    """Answers by host: a status code, an exception to raise, or an event to wait for."""
+    """Answers by host: a status code, a whole answer, an exception to raise, or an event to wait for."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, list[bytes]] = {}
@@ -60,7 +82,9 @@ class Wire(httpx.AsyncBaseTransport):
             plan = 204
         if isinstance(plan, Exception):
             raise plan
-        return httpx.Response(plan, request=request)
+        if isinstance(plan, httpx.Response):
+            return plan
+        return httpx.Response(plan, request=request, stream=Empty())
 
 
 async def gossiping(
@@ -243,6 +267,59 @@ def test_a_refusal_is_final() -> None:
             [VoteMessage(vote(1))],
             [VoteMessage(vote(2))],
         ]
+
+    run(gossiping(["http://a"], use))
+
+
+@pytest.mark.parametrize("status", [200, 422])
+def test_of_an_answer_no_more_is_read_than_what_it_may_say(status: int) -> None:
+    """P20, P23: a peer answers what it is told with a body that does not end."""
+    body = Long(bytes(4 * MIB))
+
+    async def use(gossip: Gossip, wire: Wire) -> None:
+        wire.plan["a"] = httpx.Response(status, stream=body)
+        gossip.broadcast(encode_message(vote(1)))
+        await until(lambda: gossip.sent == 1)
+        assert body.given < 64 * 1024
+
+    run(gossiping(["http://a"], use))
+
+
+def test_an_answer_that_does_not_come_whole_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P9, P23: a peer begins an answer and keeps it coming, so that it hears of nothing and we wait for ever."""
+    monkeypatch.setattr(gossip_module, "REQUEST_SECONDS", 0.01)
+    monkeypatch.setattr(gossip_module, "FIRST_PAUSE", 0.001)
+
+    class Unfinished(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"x"
+            await asyncio.Event().wait()
+
+    async def use(gossip: Gossip, wire: Wire) -> None:
+        wire.plan["a"] = httpx.Response(200, stream=Unfinished())
+        gossip.broadcast(encode_message(vote(1)))
+        await until(lambda: gossip.peers[0].failures > 0)
+        wire.plan["a"] = 204
+        await until(lambda: gossip.sent == 1)
+        assert decode_body(wire.bodies["a"][-1]) == [VoteMessage(vote(1))]
+
+    run(gossiping(["http://a"], use))
+
+
+def test_a_packed_answer_is_not_unpacked() -> None:
+    """P20, P23: a peer answers with a few KiB that unpack to many MiB."""
+    body = Long(gzip.compress(bytes(16 * MIB)))
+
+    async def use(gossip: Gossip, wire: Wire) -> None:
+        wire.plan["a"] = httpx.Response(200, headers={"content-encoding": "gzip"}, stream=body)
+        tracemalloc.start()
+        try:
+            gossip.broadcast(encode_message(vote(1)))
+            await until(lambda: gossip.sent == 1)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 4 * MIB
 
     run(gossiping(["http://a"], use))
 

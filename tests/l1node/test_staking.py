@@ -468,7 +468,7 @@ def test_a_report_pays_for_its_signature_checks() -> None:
 
 
 def test_unbonding_at_once_does_not_dodge_the_slash() -> None:
-    """THREATS.md, Cosmos 2019: an offence in the last era of the set, reported as late as can be."""
+    """tests/threats/README.md, Cosmos 2019: an offence in the last era of the set, reported as late as can be."""
     params = StakingParams()
     net = Net(params)
     net.go_to_era(1)
@@ -630,7 +630,7 @@ def check_records(net: Net) -> None:
 
 
 def test_no_variant_of_a_block_changes_who_leads() -> None:
-    """THREATS.md, stake grinding: the adversary varies all that a leader can vary within an era."""
+    """tests/threats/README.md, stake grinding: the adversary varies all that a leader can vary within an era."""
     net = Net()
     net.go_to_era(1)
     parent = net.head

@@ -10,9 +10,11 @@ from rollup_stack import Stack, stack_at
 
 from chainkit.backend import SubmitResult
 from chainkit.codec import from_json, to_json
+from chainkit.intake import Intake
 from chainkit.transaction import SignedTransaction, Transfer
 from rollup import node as node_module
-from rollup.backend import READY_LAG, RollupBackend, batch_json
+from rollup.backend import KEPT_RECEIPTS, READY_LAG, RollupBackend, batch_json
+from rollup.block import execute_block
 from rollup.faults import Fault
 from rollup.receipt import SequencerReceipt
 
@@ -157,6 +159,57 @@ def test_a_receipt_is_given_when_the_disk_has_its_block(stack: Stack) -> None:
         assert not api._included, "nobody is waited for who has gone"
 
     asyncio.run(wait())
+
+
+def test_who_waits_is_answered_though_the_block_was_run_again_meanwhile(stack: Stack) -> None:
+    """P9: a message of L1 comes while the disk is flushed, so that another block has the transaction."""
+    api, node = backend(stack), stack.sequencer.node
+    stack.step()
+    (result,) = submit(api, l2_transfer("alice", 0, "bob", 5))
+
+    async def wait() -> None:
+        asking = asyncio.create_task(api.included([result.hash], 30))
+        await asyncio.sleep(0)
+        first = node.produce(stack.now(), flush=False)
+        assert first is not None
+        base = node.local.base
+        node.local.rewind(base, node.local.base_cursor, "inbox messages must come first")
+        again = execute_block(node.derivation.rules, base, first.header.time + 1, first.steps)
+        node.local.append(again)
+        node.store.flush()
+        node.local.flushed()
+        api.on_block(first)
+        assert not api._included, "nobody is left waiting"
+        found = (await asking)[result.hash]
+        view = api.transaction(result.hash)
+        assert view is not None
+        assert (found["height"], found["position"]) == (view.height, view.position)
+        assert (found["receipt"], found["sequencer_receipt"]) == (
+            view.receipt,
+            view.extra["sequencer_receipt"],
+        )
+        assert view.block_hash == again.hash != first.hash
+
+    asyncio.run(wait())
+
+
+def test_what_is_sent_again_costs_one_look_at_the_disk(stack: Stack) -> None:
+    """P20, P23: old transactions, of another block each time, are sent to make the sequencer read their blocks."""
+    api, node = backend(stack), stack.sequencer.node
+    stack.step()
+    rounds: list[list[SignedTransaction]] = []
+    for number in range(KEPT_RECEIPTS + 4):
+        wires = [l2_transfer("alice", 4 * number + n, "bob", 1) for n in range(4)]
+        assert all(result.accepted for result in submit(api, *wires))
+        assert node.produce(stack.now() + 1 + number) is not None
+        rounds.append([SignedTransaction.decode(wire) for wire in wires])
+    again = [tx for turn in zip(*rounds, strict=True) for tx in turn]
+    statements: list[str] = []
+    node.store._db.set_trace_callback(statements.append)
+    results = asyncio.run(Intake(api).submit(again))
+    node.store._db.set_trace_callback(None)
+    assert [result.code for result in results] == ["already_included"] * len(again)
+    assert len(statements) <= len(again)
 
 
 def test_what_l1_does_not_take_is_refused_in_the_end(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

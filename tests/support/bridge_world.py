@@ -206,6 +206,10 @@ class Sequencer:
                     return TransactionView(tx, "unsafe", height, block.hash, position, receipt)
         return next((TransactionView(tx, "pending") for tx in self.pool if tx.id == tx_id), None)
 
+    def included_at(self, tx_id: Bytes32) -> int | None:
+        found = self.transaction(tx_id)
+        return None if found is None or found.receipt is None else found.height
+
     def pending_nonce(self, address: Address) -> int:
         waiting = sum(tx.body.sender == address for tx in self.pool)
         return State(self.blocks[-1].tree).account(address).nonce + waiting

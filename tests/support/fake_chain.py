@@ -173,6 +173,10 @@ class MemoryBackend:
                     return TransactionView(tx, self._status(height), height, block.hash, position, receipt)
         return next((TransactionView(tx, "pending") for tx in self.pool if tx.id == tx_id), None)
 
+    def included_at(self, tx_id: Bytes32) -> int | None:
+        found = self.transaction(tx_id)
+        return None if found is None or found.receipt is None else found.height
+
     def pending_nonce(self, address: Address) -> int:
         nonce = State(self.blocks[-1].tree).account(address).nonce
         while any(tx.body.sender == address and tx.body.nonce == nonce for tx in self.pool):

@@ -34,6 +34,9 @@ class _Backend:
         self.taken += len(transactions)
         return [SubmitResult(tx.id, True) for tx in transactions]
 
+    def included_at(self, _: bytes) -> None:
+        return None
+
     def transaction(self, _: bytes) -> None:
         return None
 

@@ -196,16 +196,11 @@ class SimHttp(httpx.AsyncClient):
     def __init__(self, **_: Any) -> None:
         super().__init__(transport=NoTransport(), trust_env=False)
 
-    async def post(self, url: Any, **options: Any) -> Any:
-        parts = urlsplit(str(url))
-        kind = options["headers"]["content-type"]
-        answer = await self._ask("POST", parts, None, options["content"], kind, options["timeout"])
-        return _Posted(answer)
-
     @asynccontextmanager
     async def stream(self, method: str, url: Any, **options: Any) -> AsyncIterator[Any]:
-        parts = urlsplit(str(url))
-        yield _Raw(await self._ask(method, parts, options["params"], b"", "", options["timeout"]))
+        kind = options.get("headers", {}).get("content-type", "")
+        body, params = options.get("content", b""), options.get("params")
+        yield _Raw(await self._ask(method, urlsplit(str(url)), params, body, kind, options["timeout"]))
 
     async def _ask(
         self, method: str, url: Any, params: Any, body: bytes, kind: str, timeout: float
@@ -219,20 +214,12 @@ class SimHttp(httpx.AsyncClient):
             raise failure(str(error)) from None
 
 
-class _Posted:
-    """What `Gossip` reads of an answer; an `httpx.Response` costs more than the rest of a message's way."""
+class _Raw:
+    """What `Gossip` and `Sync` read of an answer; an `httpx.Response` costs more than the rest of a message's way."""
 
     def __init__(self, answer: Answer) -> None:
         self.status_code = answer.status
         self.is_error = answer.status >= 400
-        self.text = answer.body.decode(errors="replace")
-
-
-class _Raw:
-    """A streamed answer."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.status_code = answer.status
         self._body = answer.body
 
     async def aiter_raw(self) -> AsyncIterator[bytes]:
