@@ -13,14 +13,14 @@ from typing import Any, Final
 
 from abuse.cost import refusal_costs, signature_seconds
 from abuse.honest import FLOOD, PEOPLE, Flood, Honest, Waited
-from abuse.junk import Junk, Tally
+from abuse.junk import ACCOUNTS, JUNK_ACCOUNTS, Junk, Tally
 from abuse.watch import MIB, Watch
 from benchmarks import workload
 from benchmarks.stack import Stack, rollup_config, running
 from chainkit.connections import MAX_CONNECTIONS
 from layerlab.config import DevnetError
 
-ACCOUNTS: Final = 2000
+FUNDED: Final = ACCOUNTS + JUNK_ACCOUNTS
 SLOT_MS: Final = 1000
 VALIDATORS: Final = 4
 MEMORY: Final = 300 * MIB
@@ -53,7 +53,7 @@ def main() -> int:
     say(f"signing {args.rate * args.seconds} transfers of {ACCOUNTS} accounts (kept for the next time)")
     wires = workload.transfers(workload.Plan(901, ACCOUNTS, args.rate * args.seconds))
     try:
-        with running(config, SERVICES, say, l1_accounts=ACCOUNTS, l2_accounts=ACCOUNTS) as stack:
+        with running(config, SERVICES, say, l1_accounts=FUNDED, l2_accounts=FUNDED) as stack:
             return asyncio.run(abuse(stack, wires, args))
     except DevnetError as error:
         print(f"abuse: {error}", file=sys.stderr)

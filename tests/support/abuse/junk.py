@@ -20,6 +20,10 @@ from chainkit.keys import KeyPair, dev_keypair
 from chainkit.transaction import Body, SignedTransaction, Transfer
 from l1node.messages import encode_message, encode_transactions, join
 
+ACCOUNTS: Final = 2000
+"""Of the flood."""
+JUNK_ACCOUNTS: Final = 50
+"""Funded as well, or their gapped transfers would not be taken in at all."""
 PACKETS: Final = 5  # a second, of each kind of junk transactions
 PACKET: Final = 100
 LORIS: Final = 300
@@ -100,7 +104,9 @@ class Junk:
         """By chain and kind: bodies of `PACKET` transactions each."""
         found: dict[int, dict[str, list[bytes]]] = {}
         for chain in (900, 901):
-            keys = [workload.key(1, index) for index in range(50)]
+            keys = [
+                workload.key(1, ACCOUNTS + index) for index in range(JUNK_ACCOUNTS)
+            ]  # none of the flood's
             gapped = [_transfer(chain, key, 10**6 + n) for n in range(10) for key in keys]
             near = [_transfer(chain, key, 40 + n) for n in range(10) for key in keys]
             bad = [
