@@ -1,5 +1,6 @@
 """Whatever users put into blocks, they fit a batch that L1 takes: nobody stops the sequencer by filling them."""
 
+import asyncio
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from chainkit.genesis import Genesis, GenesisAccount
 from chainkit.keys import KeyPair
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 from layerlab.genesis import L2_FEES
+from rollup.backend import RollupBackend
+from rollup.batch import MAX_BATCHED_BYTES
 from rollup.duties import batch_duty
 from rollup.faults import Fault
 from rollup.node import MAX_BLOCK_TRANSACTIONS_BYTES
@@ -106,6 +109,28 @@ def test_a_block_of_large_forced_transactions_is_readable_after_a_restart(tmp_pa
         before = stack.sequencer.heads
         stack.sequencer.restart()
         assert stack.sequencer.heads == before
+
+
+def test_a_transaction_that_no_batch_may_hold_is_refused(tmp_path: Path) -> None:
+    """P16: with a receipt for it the sequencer could never post again. One byte less is taken, and posted."""
+    small = l2_genesis()
+    with stack_at(tmp_path, LARGE, l2=replace(small, fees=replace(small.fees, gas_per_byte=1))) as stack:
+        stack.step()
+        api = RollupBackend(stack.sequencer.node, lambda: 0, lambda: None)
+        empty = len(l2_tx("alice", 0, Call("messenger", "withdraw", bytes(60_000), 0), gas=250_000)) - 60_000
+        sent = [
+            SignedTransaction.decode(
+                l2_tx("alice", 0, Call("messenger", "withdraw", bytes(size - empty), 0), gas=250_000)
+            )
+            for size in (MAX_BATCHED_BYTES + 1, MAX_BATCHED_BYTES)
+        ]
+        assert [len(tx.wire) for tx in sent] == [MAX_BATCHED_BYTES + 1, MAX_BATCHED_BYTES]
+        results = asyncio.run(api.submit(sent))
+        assert [result.code for result in results] == ["transaction_too_large", ""]
+        stack.step(6)
+        assert stack.codes("submit_batch")[:1] == [""]
+        derived = stack.verifier.node.derivation.safe_batch.end
+        assert derived.header.height == stack.sequencer.node.local.head.header.height > 0
 
 
 def upgrade(stack: Stack, **changes: Any) -> None:
