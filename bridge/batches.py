@@ -100,7 +100,7 @@ def _append_to_inbox(books: Books, hashed: Bytes32, amount: int) -> None:
 
 
 def submit_batch(books: Books, args: SubmitBatchArgs) -> None:
-    """Post L2 blocks and the root claimed after them. See DESIGN.md section 5."""
+    """Post L2 blocks and the root claimed after them. See docs/PROTOCOL.md, section 7."""
     ctx, totals, settings = books.ctx, books.totals, books.settings
     require_running(books)
     require_proposer(books)

@@ -1,7 +1,7 @@
 """A bridge that believes its operators: ``bridge.committee:CommitteeBridge`` on L1, ``:Gateway`` on the side chain.
 
 Responsible for both contracts: escrow on one side, reserve on the other, and the rule that m of n operator keys move
-either (as in Ronin, Multichain and Harmony Horizon; THREATS.md). Must not know how operators learn what is true:
+either (as in Ronin, Multichain and Harmony Horizon). Must not know how operators learn what is true:
 whatever m of them attest is paid, and that is the point.
 
 Nothing of the side chain is proven to L1. What the contracts do promise: below the threshold nothing moves, an index

@@ -17,7 +17,7 @@ from rollup.batch import steps_root
 
 
 class Bridge(Contract):
-    """Escrow, inbox, batches, disputes and ways out of one rollup. See DESIGN.md section 6."""
+    """Escrow, inbox, batches, disputes and ways out of one rollup. See docs/PROTOCOL.md, section 8."""
 
     params_type = abi.BridgeParams
     events = abi.EVENTS

@@ -1,7 +1,7 @@
 """Which parameters the bridge accepts.
 
 Responsible for refusing values under which an honest side would lack the time, the bond or the room that the
-promises need (THREATS.md: "Censored moves", "Large preimages", "Ronin 2024"). Must not know storage.
+promises need (tests/threats/README.md: "Censored moves", "Large preimages", "Ronin 2024"). Must not know storage.
 """
 
 from bridge.abi import MAX_BISECTION, MAX_WITNESS_BYTES, BridgeSettings

@@ -58,7 +58,7 @@ def slot_message(kind: str, chain_id: int, slot: int, height: int, block_hash: B
 
 
 class Vote(Record, frozen=True):
-    """A validator's vote for a block (THREATS.md 1.2: slot *and* height are signed)."""
+    """A validator's vote for a block; slot *and* height are signed (docs/PROTOCOL.md, section 6)."""
 
     chain_id: U53
     slot: U53
@@ -155,7 +155,7 @@ class ValidatorSet(Record, frozen=True):
         return next((v.stake for v in self.validators if v.address == address), 0)
 
     def is_quorum(self, stake: int) -> bool:
-        """Two thirds, in integers; an empty set has no quorum (THREATS.md 1.3)."""
+        """Two thirds, in integers; an empty set has no quorum (promise P24)."""
         return self.total > 0 and 3 * stake >= 2 * self.total
 
     def leader(self, seed: Bytes32, slot: int) -> Address | None:

@@ -5,7 +5,7 @@ of what it decodes to, and for the strict JSON that the API speaks (bytes as ``0
 Must not know what any record means.
 
 Wire format: MessagePack, every record an array of its fields in order, a member of a union headed by its
-integer tag. Canonical means ``encode(decode(b)) == b``; anything else is a `CodecError` (THREATS.md 1.4).
+integer tag. Canonical means ``encode(decode(b)) == b``; anything else is a `CodecError` (promise P21).
 """
 
 import json

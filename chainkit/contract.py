@@ -368,7 +368,7 @@ def debit(state: State, address: Address, amount: int) -> None:
 
 
 def credit(state: State, to: Address, amount: int, meter: gas.GasMeter) -> None:
-    """Add to an account; a new one must be a valid key (THREATS.md 1.1)."""
+    """Add to an account; a new one must be a valid key (docs/PROTOCOL.md, section 3)."""
     if not state.has_account(to):
         meter.charge(gas.NEW_ACCOUNT)
         if not is_valid_address(to):

@@ -4,7 +4,7 @@ Responsible for what a user signs. Must not know how it is executed or paid for.
 
 A transaction on the wire is the array ``[chain_id, sender, nonce, gas_limit, max_fee_per_gas, tip_per_gas,
 action, signature]``. Its id is the tagged hash of the same array without the signature, so that no second
-signature gives it a second id (THREATS.md 1.5); the signature signs the id.
+signature gives it a second id (docs/PROTOCOL.md, section 4); the signature signs the id.
 """
 
 from collections.abc import Sequence

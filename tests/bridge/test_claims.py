@@ -1,4 +1,4 @@
-"""Forged claims (THREATS.md section 2): only what a final root proves is paid, to whom it says, once (P3, P18)."""
+"""Forged claims (tests/threats/README.md): only what a final root proves is paid, to whom it says, once (P3, P18)."""
 
 import pytest
 from bridge_harness import Posted, World, address, claim_args, l2_transfer, l2_withdraw

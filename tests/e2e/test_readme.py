@@ -146,9 +146,7 @@ def test_force(shell: Shell) -> None:
 
 
 def test_challenge_of_an_honest_batch_loses_the_bond(shell: Shell) -> None:
-    """Batch 1 may be final by the time: then the line is run with the newest pending batch instead."""
     newest = shell.get("bridge", "/batches")["batches"][-1]["index"]
-    line = next(v for k, v in shell.lines.items() if k.startswith("challenge batch 1"))
     post = '{"from": "alice", "action": {"type": "transfer", "to": "bob", "amount": 1000}}'
     answer = httpx.post(
         shell.devnet.config.url("sequencer") + "/transactions",
@@ -162,7 +160,8 @@ def test_challenge_of_an_honest_batch_loses_the_bond(shell: Shell) -> None:
         return found["index"] > newest and found["status"] == "pending" and found
 
     batch = shell.until("a new batch", pending)["index"]
-    shell.bash(line.replace('"batch": 1', f'"batch": {batch}'))
+    shell.variables["N"] = str(batch)
+    shell.run("challenge batch N")
 
     def resolved() -> Any:
         found = shell.get("bridge", "/disputes")

@@ -1,4 +1,4 @@
-"""The bridge's accounting as DESIGN.md section 6 says it: plain tables fed with the calls that L1 let pass.
+"""The bridge's accounting told a second time: plain tables fed with the calls that L1 let pass.
 
 Responsible for saying what every successful call may have done (money, batches, disputes, ways out), for the
 true L2 state behind every batch, and for promises P1, P3 to P5, P12 and P15 to P18. Shares no code with bridge or

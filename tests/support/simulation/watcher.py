@@ -28,7 +28,7 @@ FAR_BEHIND = 8  # blocks
 
 
 class PromiseBroken(AssertionError):  # noqa: N818
-    """A promise of THREATS.md section 3 does not hold; the message begins with its number."""
+    """A promise of docs/TRUST.md does not hold; the message begins with its number."""
 
 
 class Watcher:
