@@ -5,7 +5,6 @@ of its own (docs/AUDIT.md). Blocks with their certificates are beside: ``GET /ce
 """
 
 from collections import deque
-from itertools import islice
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
@@ -80,7 +79,8 @@ def archive_router(node: L1Node) -> APIRouter:
         summary="Part of the state after a final block, as MessagePack",
         description="`[height, block_hash, [[key, value], ...]]`: the entries whose key hashes begin with the `bits` "
         "bits of `part`. All parts of one block together have its header's `state_root`. A part with more than "
-        f"{MAX_ENTRIES} entries is refused (`part_too_large`): ask for more bits. The last {KEPT} final blocks can be "
+        f"{MAX_ENTRIES} entries or {MAX_ANSWER_BYTES} bytes is refused (`part_too_large`): ask for more bits. "
+        f"The last {KEPT} final blocks can be "
         "asked for by `height`; ask for all parts of one.",
         response_class=Response,
         responses=answers(BINARY, kind=_MSGPACK) | problems(404),
@@ -95,14 +95,23 @@ def archive_router(node: L1Node) -> APIRouter:
                 422, "no_such_part", "No such part", f"with {bits} bits parts are 0 to {(1 << bits) - 1}"
             )
         at, block_hash, tree = states.at(height)
-        entries = list(islice(tree.part(part, bits) if bits else tree.items(), MAX_ENTRIES + 1))
-        if len(entries) > MAX_ENTRIES:
-            raise Problem(
-                422, "part_too_large", "The part is too large", f"over {MAX_ENTRIES} entries: give more bits"
-            )
-        return Response(encode([at, block_hash, entries]), media_type=_MSGPACK)
+        return Response(encode([at, block_hash, _entries(tree, part, bits)]), media_type=_MSGPACK)
 
     return router
+
+
+def _entries(tree: Tree, part: int, bits: int) -> list[tuple[bytes, bytes]]:
+    """The entries of a part. Raises `Problem` if they are more than an answer may hold; the smallest parts are given
+    as they are."""
+    found: list[tuple[bytes, bytes]] = []
+    size = 0
+    for key, value in tree.part(part, bits) if bits else tree.items():
+        found.append((key, value))
+        size += len(key) + len(value)
+        if bits < MAX_BITS and (len(found) > MAX_ENTRIES or size > MAX_ANSWER_BYTES):
+            limit = f"over {MAX_ENTRIES} entries or {MAX_ANSWER_BYTES} bytes: give more bits"
+            raise Problem(422, "part_too_large", "The part is too large", limit)
+    return found
 
 
 def _receipts(node: L1Node, start: int, limit: int) -> list[list[bytes]]:
