@@ -165,4 +165,9 @@ def _authorize(request: Request, token: str) -> None:
             401, "token_required", "A token is required", "send Authorization: Bearer <fault token>"
         )
     if not hmac.compare_digest(given.strip().encode(), token.encode()):
-        raise Problem(403, "wrong_token", "The token is wrong", "it is the one given with --fault-token")
+        raise Problem(
+            403,
+            "wrong_token",
+            "The token is wrong",
+            "the fault token is wrong; it is the one that the service was started with (--fault-token)",
+        )

@@ -228,18 +228,28 @@ class DevnetConfig:
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Raises `DevnetError`."""
+        unknown = sorted(set(value) - set(cls.__dataclass_fields__)) if isinstance(value, dict) else []
+        if unknown:
+            raise DevnetError(
+                f"the devnet was made by another version of layerlab: it has the unknown field {unknown[0]!r:.80}"
+            )
         try:
             return cls(**{**value, "settings": from_json(BridgeSettings, value["settings"])})
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise DevnetError(f"the devnet's configuration cannot be read: {error}") from None
 
     def difference(self, other: "DevnetConfig") -> str:
-        """What differs from ``other``, ports aside, in a few words; empty if nothing does."""
+        """What ``other`` has otherwise, ports aside, in a few words; empty if nothing."""
         mine, theirs = self.to_json(), other.to_json()
         mine |= mine.pop("settings")
         theirs |= theirs.pop("settings")
         names = [name for name in mine if name != "ports" and mine[name] != theirs.get(name)]
-        return ", ".join(f"{name} is {mine[name]}, not {theirs.get(name)}" for name in names)
+        return ", ".join(
+            "its fault token is another"  # a secret is not for the screen
+            if name == "fault_token"
+            else f"its {name} is {theirs.get(name)}, not {mine[name]}"
+            for name in names
+        )
 
 
 _RANGES: Final[Mapping[str, tuple[int, int]]] = {

@@ -25,7 +25,7 @@ from layerlab.devtime import DevnetTime
 from layerlab.genesis import make_l1_genesis, make_second_genesis
 from layerlab.layout import DEFAULT_DIRECTORY as DEFAULT_DIRECTORY
 from layerlab.layout import MARK as MARK
-from layerlab.layout import Layout, write_json
+from layerlab.layout import Layout, named, write_json
 from layerlab.processes import Progress, Running, Supervisor, end_all, find_services, nothing
 from layerlab.warp import WarpProgress, unseen, warp
 
@@ -68,6 +68,7 @@ class Devnet:
     def create(cls, directory: Path, config: DevnetConfig, *, with_parent: bool = False) -> Self:
         """Make a new devnet in an empty or missing directory. Raises `DevnetError`."""
         devnet = cls(directory, config, with_parent=with_parent)
+        devnet.layout.require_vacant()  # before the lock: nothing is left behind where we have no business
         now, time_ms = time.time(), first_slot_ms()
         genesis, second = make_l1_genesis(config, time_ms), make_second_genesis(config, time_ms)
         with devnet._locked():
@@ -139,6 +140,8 @@ class Devnet:
         layout = Layout(directory.resolve())
         if not layout.directory.exists():
             return
+        if not layout.exists:
+            layout.require_vacant()
         with layout.locked():
             if layout.exists:
                 _require_processes(layout)
@@ -157,7 +160,8 @@ class Devnet:
             problem = str(error)
         if problem:
             raise DevnetError(
-                f"the devnet in {str(self.directory)!r} is damaged ({problem}); start anew with layerlab up --fresh"
+                f"the devnet in {str(self.directory)!r} is damaged ({problem}); "
+                f"start anew with layerlab up --fresh{named(self.directory)}"
             )
 
     def save(self) -> None:
@@ -426,7 +430,8 @@ def _read_mark(layout: Layout) -> tuple[DevnetConfig, str, Mapping[str, Running]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, DevnetError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DevnetError(
-            f"{str(layout.mark)!r} cannot be read ({reason}); start anew with layerlab up --fresh"
+            f"{str(layout.mark)!r} cannot be read ({reason}); "
+            f"start anew with layerlab up --fresh{named(layout.directory)}"
         ) from None
 
 

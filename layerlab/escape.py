@@ -30,6 +30,8 @@ LANDING_BLOCKS: Final = 16
 """L1 blocks after which a call that is in no block is sent again."""
 TELLING_SHARE: Final = 10
 """How long there is to wait is said again when a tenth of it is over, or when it has become longer."""
+ALIVE: Final = "the sequencer posted a batch"
+"""So begins what is said first of a rollup that may not be dead at all."""
 
 Progress = Callable[[str], None]
 
@@ -175,6 +177,12 @@ class _Escape:
         """Wait out the silence, settle what is pending, and freeze. False if the bridge is frozen already."""
         reader = self.reader
         froze, longest, said = False, 0, 0
+        last, now = reader.totals.last_batch_height, reader.tip.header.height
+        if last and not reader.totals.frozen_height and now < self._freeze_possible_after():
+            self.progress(
+                f"{ALIVE} {now - last} L1 blocks ago: while it posts more nothing can be frozen, "
+                "and layerlab withdraw is the way out"
+            )
         while not reader.totals.frozen_height:
             await self._settle_pending()
             until = self._freeze_possible_after()

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,12 @@ _OWN_FILES: Final = (
     MARK,
 )
 _KEPT: Final = ("snapshots", "devnet.lock")
+
+
+def named(directory: Path) -> str:
+    """The option by which a command finds this directory again (with a space before it), if it needs one."""
+    usual = directory.resolve() == DEFAULT_DIRECTORY.resolve()
+    return "" if usual else f" --dir {shlex.quote(str(directory))}"
 
 
 @dataclass(frozen=True)

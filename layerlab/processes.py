@@ -24,7 +24,7 @@ import psutil
 
 from chainkit.parent import PARENT_VARIABLE
 from layerlab.config import HOST, DevnetConfig, DevnetError
-from layerlab.layout import Layout
+from layerlab.layout import Layout, named
 from layerlab.models import BRIDGE, OPERATORS, SEQUENCER
 
 READY_SECONDS: Final = 60.0
@@ -34,6 +34,8 @@ KILL_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.1
 LOG_TAIL_LINES: Final = 6
 LOG_LINE_CHARS: Final = 300
+ANOTHER_VERSION: Final = "another version of layerlab"
+"""So says a service whose data it cannot read (`chainkit.store`)."""
 MAX_LOG_BYTES: Final = 32 * 1024 * 1024
 """A log that is larger when its service starts is set aside as ``<name>.log.old``."""
 
@@ -154,6 +156,8 @@ class Supervisor:
         self.config = config
         self.layout = layout
         self.with_parent = with_parent
+        self.variables: dict[str, str] = {}
+        """What the services find in their environment besides: settings that only they know."""
         self.running: dict[str, Running] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._log_starts: dict[str, int] = {}
@@ -208,7 +212,7 @@ class Supervisor:
                     stdout=log,
                     stderr=log,
                     cwd=self.layout.directory,
-                    env=_environment(),
+                    env=_environment() | self.variables,
                     start_new_session=True,  # Ctrl-C is for us; we tell the services
                 )
         except OSError as error:
@@ -263,7 +267,14 @@ class Supervisor:
 
     def _require_alive(self, name: str) -> None:
         if not self.alive(name):
-            raise DevnetError(f"{name} ended while starting{self._tail(name)}")
+            raise DevnetError(f"{name} ended while starting{self._tail(name)}{self._way_out(name)}")
+
+    def _way_out(self, name: str) -> str:
+        """A service cannot know how its data came about; here it is known how to be rid of them."""
+        if not any(ANOTHER_VERSION in line for line in self.log_tail(name)):
+            return ""
+        option = named(self.layout.directory)
+        return f"\nstart anew with layerlab up --fresh{option}, or give another directory with --dir"
 
     def _tail(self, name: str) -> str:
         lines = self.log_tail(name)

@@ -1,12 +1,14 @@
 """Amounts as people write them: coins with decimals, or gwei; always exact integers inside.
 
-Responsible for reading and showing amounts. Must not know of commands.
+Responsible for reading amounts. Must not know of commands.
 """
 
 import re
 from typing import Final
 
 from chainkit.codec import MAX_AMOUNT
+from layerlab.amounts import show_amount as show_amount
+from layerlab.amounts import show_coins as show_coins
 from layerlab.config import COIN
 
 _DECIMALS: Final = 9
@@ -37,16 +39,3 @@ def parse_positive(text: str) -> int:
     if amount == 0:
         raise AmountError("the amount is zero; give more")
     return amount
-
-
-def show_amount(gwei: int) -> str:
-    """``30 coins``, ``1,000.5 coins``; exact."""
-    return f"{show_coins(gwei)} coins"
-
-
-def show_coins(gwei: int) -> str:
-    """The number of coins, exact, with thousands separated."""
-    sign, gwei = ("-", -gwei) if gwei < 0 else ("", gwei)
-    whole, rest = divmod(gwei, COIN)
-    decimals = f".{rest:09d}".rstrip("0") if rest else ""
-    return f"{sign}{whole:,}{decimals}"

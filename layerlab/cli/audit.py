@@ -71,18 +71,22 @@ async def audit_verb(
     sources = _sources(session, l1, keep=save_to is not None)
     data = _genesis(session, l1, genesis)
     refused: list[dict[str, str]] = []
+    notes: list[str] = []
     try:
         for source in await asyncio.to_thread(_furthest_first, sources):
             try:
                 verdict = await asyncio.to_thread(_judge, session, data, source)
             except (LieError, SourceError, UnknownContractError) as error:
                 kind = "lies" if isinstance(error, LieError) else "cannot be judged by"
-                refused.append({"source": source.name, "why": f"{kind}: {error}"})
+                why = f"{kind}: {str(error).removeprefix(source.name).lstrip()}"
+                refused.append({"source": source.name, "why": why})
                 if not isinstance(error, UnknownContractError):
-                    session.out.note(f"{source.name} {kind}: {error}")
+                    notes.append(f"{source.name} {why}")
                 continue
             if save_to is not None and isinstance(source, NodeSource) and source.kept is not None:
                 save(save_to, data, source.kept, verdict.height)
+            for line in notes:  # if nobody could be judged, they are the answer
+                session.out.note(line)
             _show(session, verdict, source.name, refused)
             raise typer.Exit(verdict.exit_code)
     except SourceError as error:
@@ -115,6 +119,8 @@ def _genesis(session: Session, l1: str | None, genesis: Path | None) -> bytes:
         file = session.network.genesis_file
     if file is None:
         why = "which chain? Give L1's genesis with --genesis FILE: a node could make up a chain of its own"
+        if l1 is None and session.network.directory is None:
+            why = f"no devnet in {str(session.directory)!r}; make one with layerlab up, or give --l1 and --genesis"
         _nobody(session, [{"source": "genesis", "why": why}])
     try:
         return encode(genesis_from_bytes(file.read_bytes()))

@@ -33,7 +33,7 @@ from layerlab.cli.common import (
 from layerlab.cli.errors import CommandError, add_refusal
 from layerlab.cli.output import Waiting, blocks, duration, person, short
 from layerlab.cli.reading import verified
-from layerlab.escape import EscapeError, escape
+from layerlab.escape import ALIVE, EscapeError, escape
 from rollup.messenger import WithdrawArgs
 
 PANEL: Final = "Bridge"
@@ -278,7 +278,9 @@ def _show_progress(waiting: Waiting, line: str) -> None:
     """A line of `layerlab.escape`: what counts down apart, amounts in coins."""
     line = re.sub(r"([0-9]+) gwei", lambda found: show_amount(int(found[1])), line)
     found = _COUNTDOWN.fullmatch(line)
-    if found is None:
+    if line.startswith(ALIVE):
+        waiting.trouble(line)
+    elif found is None:
         waiting.now(line)
     else:
         left = int(found[2])

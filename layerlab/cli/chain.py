@@ -315,9 +315,14 @@ async def send(
 async def events(
     session: Session,
     on: Annotated[
-        str,
-        typer.Option("--on", envvar="LAYERLAB_ON", help="bridge, l1, sequencer, verifier or validator-N."),
-    ] = "bridge",
+        str | None,
+        typer.Option(
+            "--on",
+            envvar="LAYERLAB_ON",
+            metavar="SERVICE",
+            help="bridge, l1, sequencer, verifier or validator-N (default: the bridge, if there is one, else l1).",
+        ),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with each new event until Ctrl-C.")
     ] = False,
@@ -336,7 +341,7 @@ async def events(
     layerlab events --follow --on verifier
     layerlab events --name BatchReverted --from 1 --json
     """
-    client = session.client(session.network.service(on))
+    client = session.client(session.network.service(on or _teller(session)))
     if from_ is None:
         probe = (await client.get("/events", {"from": 2**53 - 1, "limit": 1}))["last"]
         from_ = max(1, probe - limit + 1)
@@ -351,6 +356,12 @@ async def events(
                 session.out.json_line(event.to_json())
             else:
                 _show_event(session, event)
+
+
+def _teller(session: Session) -> str:
+    """Who tells most."""
+    model = MODELS.get(session.network.model)
+    return "bridge" if model is None or model.bridged else "l1"
 
 
 def _show_events(session: Session, found: Sequence[StoredEvent]) -> None:

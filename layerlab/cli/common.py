@@ -163,7 +163,9 @@ class Session:
         return self._network
 
     def client(self, url: str, token: str | None = None) -> ChainClient:
-        """A client that is closed when the verb ends."""
+        """A client that is closed when the verb ends. Raises `CommandError` for what is no address."""
+        if not url.startswith(("http://", "https://")):
+            raise CommandError(f"{url[:80]!r} is no address; give it as http://HOST:PORT", "invalid_address")
         key = (url, token)
         if key not in self._clients:
             self._clients[key] = ChainClient(url, retries=_RETRIES, token=token)
@@ -379,7 +381,7 @@ def _run(function: Verb, session: Session, given: dict[str, Any], check: Callabl
             asyncio.run(_with_session(session, result))
     except KeyboardInterrupt:
         hint = f"; {session.on_interrupt}" if session.on_interrupt else ""
-        print(f"interrupted{hint}", file=sys.stderr)
+        errors.tell(f"interrupted{hint}")
         raise typer.Exit(INTERRUPTED) from None
     except errors.REFUSALS as error:
         errors.report(error, as_json=session.out.as_json)
@@ -428,5 +430,5 @@ def _report_usage(error: Exception, words: list[str]) -> int:
         errors.report(CommandError(message, "usage"), as_json=True)
     else:
         path = getattr(context, "command_path", "layerlab")
-        print(f"{path}: {message.rstrip('.')}; see {path} --help", file=sys.stderr)
+        errors.tell(f"{path}: {message.rstrip('.')}; see {path} --help")
     return int(getattr(error, "exit_code", 2))

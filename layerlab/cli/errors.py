@@ -4,7 +4,9 @@ Responsible for what a refusal says. Must not know which verb was refused.
 """
 
 import json
+import shutil
 import sys
+import textwrap
 from typing import Any, Final
 
 from chainkit.client import ApiError, WaitTimeoutError
@@ -42,7 +44,19 @@ def report(error: Exception, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(problem, indent=2), file=sys.stderr)
         return
-    print(f"layerlab: {problem['detail']}", file=sys.stderr)
+    tell(f"layerlab: {problem['detail']}")
+
+
+def tell(text: str) -> None:
+    """For people, on stderr; on a terminal lines break between words."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = [
+            textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+            for line in text.splitlines()
+        ]
+        text = "\n".join(part for parts in lines for part in parts)
+    print(text, file=sys.stderr)
 
 
 def problem_of(error: Exception) -> dict[str, Any]:
@@ -54,6 +68,8 @@ def problem_of(error: Exception) -> dict[str, Any]:
         known = error.problem.get("known")
         if isinstance(known, list) and known and len(known) <= 40 and code.startswith("unknown_"):
             detail += f"; there is {', '.join(map(str, known))}"
+        if code == "unknown_block" and "head" in error.problem:
+            detail += f"; the head is block {error.problem['head']}"
         return {
             "type": f"urn:layerlab:problem:{code}",
             "title": "The service refused",

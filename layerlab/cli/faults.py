@@ -12,6 +12,7 @@ from chainkit.client import ApiError, ChainClient
 from layerlab.cli import signing
 from layerlab.cli.common import AmountOption, Session, verb
 from layerlab.cli.errors import CommandError
+from layerlab.layout import named
 
 fault_app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +31,8 @@ ROLE_FAULTS = {
     "verifier": ("asleep", "late", "frivolous"),
 }
 """Faults that only one service can play: there --on may be left out."""
+LIES = ("steal", "mint", "bad-root")
+"""Told once, in the next batch."""
 
 
 def register(app: typer.Typer) -> None:
@@ -42,13 +45,22 @@ def register(app: typer.Typer) -> None:
 
 def _client(session: Session, on: str, token: str | None) -> ChainClient:
     if on == "bridge":
-        raise CommandError(
-            "the bridge service has no faults; give sequencer, verifier or validator-N", "no_faults"
-        )
+        raise CommandError(f"the bridge service has no faults; give {_players(session)}", "no_faults")
     token = token or session.network.fault_token
+    if token is None and session.network.directory is None:
+        raise CommandError(
+            f"no devnet in {str(session.directory)!r}; make one with layerlab up, or give the services' fault token "
+            "with --token",
+            "no_token",
+        )
     if token is None:
         raise CommandError("no fault token is known here; give it with --token", "no_token")
     return session.client(session.network.service(on), token)
+
+
+def _players(session: Session) -> str:
+    """The services that can be dishonest."""
+    return ", ".join(name for name in session.network.urls if name != "bridge")
 
 
 async def fault_list(session: Session, on: On = None, token: Token = None) -> None:
@@ -108,6 +120,8 @@ async def fault_set(
 ) -> None:
     """Turn a fault on: the service plays it with its own key until it is turned off.
 
+    steal, mint and bad-root are lies about one batch: the next one, once.
+
     Examples:
     layerlab fault set steal --seed 7
     layerlab fault set censor --on sequencer --address carol
@@ -115,7 +129,7 @@ async def fault_set(
     """
     service = on or next((role for role, names in ROLE_FAULTS.items() if name in names), None)
     if service is None:
-        raise typer.BadParameter(f"say who plays {name!r}: --on sequencer, verifier or validator-N")
+        raise typer.BadParameter(f"say who plays {name!r} with --on: {_players(session)}")
     client = _client(session, service, token)
     body: dict[str, Any] = {"name": name}
     given = {"at_step": at_step, "seed": seed, "amount": amount, "blocks": blocks}
@@ -124,7 +138,12 @@ async def fault_set(
         who = "0x" + (await session.address(client, address)).hex()
         body |= {"censored": [who]} if service.startswith(("validator-", "l1")) else {"address": who}
     shown = await client.post("/faults", body)
-    line = f"[bold]{service} is dishonest on purpose:[/] {name}. Turn it off with layerlab fault clear --on {service}"
+    ending = (
+        "its next batch lies, once"
+        if name in LIES
+        else f"turn it off with layerlab fault clear --on {service}{named(session.directory)}"
+    )
+    line = f"[bold]{service} is dishonest on purpose:[/] {name}; {ending}"
     session.out.result({"service": service, **shown}, lambda: session.out.say(line))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from layerlab.config import HOST, DevnetError
-from layerlab.layout import MARK
+from layerlab.layout import MARK, named
 from layerlab.models import MODELS, USUAL
 
 DEFAULT_URLS: Final = {
@@ -76,9 +76,11 @@ def find_network(directory: Path) -> Network:
         return Network(dict(DEFAULT_URLS))
     except (OSError, ValueError) as error:
         raise DevnetError(
-            f"{str(mark)!r} cannot be read ({error}); start anew with layerlab up --fresh"
+            f"{str(mark)!r} cannot be read ({error}); start anew with layerlab up --fresh{named(directory)}"
         ) from None
     urls = content.get("urls") if isinstance(content, dict) else None
     if not isinstance(urls, dict) or not all(isinstance(url, str) for url in urls.values()):
-        raise DevnetError(f"{str(mark)!r} names no addresses; start anew with layerlab up --fresh")
+        raise DevnetError(
+            f"{str(mark)!r} names no addresses; start anew with layerlab up --fresh{named(directory)}"
+        )
     return Network(urls, directory, content.get("config") or {})

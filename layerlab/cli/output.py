@@ -28,9 +28,12 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         # Made at each command: tests and pipes replace sys.stdout.
-        width = None if sys.stdout.isatty() else PIPE_WIDTH
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
-        self.error_console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        # On a terminal lines break between words; what goes into a pipe does not break at all.
+        self._folds = sys.stdout.isatty()
+        width = None if self._folds else PIPE_WIDTH
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=not self._folds, width=width)
+        folds = sys.stderr.isatty()
+        self.error_console = Console(file=sys.stderr, highlight=False, soft_wrap=not folds)
 
     # --- results ---
 
@@ -51,10 +54,10 @@ class Output:
         sys.stdout.write(json.dumps(value) + "\n")
         sys.stdout.flush()
 
-    def say(self, line: RenderableType) -> None:
-        """A line for people (markup allowed); silent with ``--json``."""
+    def say(self, line: RenderableType, *, whole: bool = False) -> None:
+        """A line for people (markup allowed); silent with ``--json``. ``whole``: to be copied, so it has no break."""
         if not self.as_json:
-            self.console.print(line)
+            self.console.print(line, soft_wrap=True if whole else None)
 
     def note(self, line: str) -> None:
         """A remark beside the result, on stderr; silent with ``--json``."""
@@ -71,21 +74,29 @@ class Output:
         cells = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
         widths = [max([len(name), *(row[i].cell_len for row in cells)]) for i, name in enumerate(columns)]
         for i, name in enumerate(columns):
-            # Where there is too little room only the widest column gives way.
-            least = None if widths[i] == max(widths) else widths[i]
+            # Where there is too little room only the widest column gives way, and goes on in the next line.
+            widest = widths[i] == max(widths)
             side: Literal["left", "right"] = "right" if name in right else "left"
-            table.add_column(name, justify=side, no_wrap=True, min_width=least)
+            least = None if widest else widths[i]
+            table.add_column(name, justify=side, no_wrap=not widest, overflow="fold", min_width=least)
         for row in cells:
             table.add_row(*row)
         self.console.print(table, soft_wrap=False)
 
     def fields(self, pairs: Mapping[str, Any]) -> None:
-        """Names and values, one pair a line; pairs whose value is None or empty are left out."""
+        """Names and values, one pair a line; pairs whose value is None or empty are left out.
+
+        A value that takes several lines stands below itself.
+        """
         shown = {name: value for name, value in pairs.items() if value not in (None, "", [], {})}
         width = max((len(name) for name in shown), default=0)
+        room = self.console.width - width - 2 if self._folds else None
         for name, value in shown.items():
             text = value if isinstance(value, Text) else Text(str(value))
-            self.console.print(Text(f"{name:<{width}}  ", style="dim") + text)
+            lines = text.split("\n") if room is None else text.wrap(self.console, max(room, 1))
+            for i, line in enumerate(lines):
+                line.rstrip()
+                self.console.print(Text(f"{'' if i else name:<{width}}  ", style="dim") + line)
 
     # --- waiting ---
 

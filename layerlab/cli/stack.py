@@ -4,6 +4,7 @@ Responsible for options, the banner and showing progress. Must not know how serv
 `layerlab.devnet` does.
 """
 
+import os
 import signal
 import time
 from collections.abc import Mapping
@@ -16,12 +17,13 @@ import typer
 from chainkit.keys import dev_keypair
 from layerlab.cli import settings
 from layerlab.cli.amounts import show_amount
+from layerlab.cli.bridge import EVERY
 from layerlab.cli.common import Session, verb
 from layerlab.cli.errors import CommandError
 from layerlab.cli.output import blocks, duration
 from layerlab.config import DevnetConfig
 from layerlab.devnet import Devnet
-from layerlab.layout import DEFAULT_DIRECTORY
+from layerlab.layout import named
 from layerlab.models import MODELS
 from layerlab.warp import WarpStep
 
@@ -107,10 +109,13 @@ def up(
         "students": students,
     }
     _end_cleanly_on_hangup()
+    variables = settings.for_services(os.environ)
+    resumed = Devnet.exists(session.directory) and not fresh
+    config = _config(session, wanted, Ports(free_ports, port_base), resumed)
     if fresh:
         Devnet.remove(session.directory)
-    resumed = Devnet.exists(session.directory)
-    devnet = _open_or_create(session, wanted, Ports(free_ports, port_base), with_parent=not detach)
+    devnet = Devnet.open_or_create(session.directory, config, with_parent=not detach)
+    devnet.supervisor.variables = variables
     begin = time.monotonic()
     with session.out.waiting() as waiting:
         devnet.up(lambda line: waiting.now(line))
@@ -124,16 +129,15 @@ def up(
         _stay_up(session, devnet)
 
 
-def _open_or_create(session: Session, wanted: settings.Wanted, ports: Ports, *, with_parent: bool) -> Devnet:
+def _config(session: Session, wanted: settings.Wanted, ports: Ports, resumed: bool) -> DevnetConfig:
     """What is there goes on; options that are given must be those that it has."""
-    directory = session.directory
-    there = Devnet.exists(directory)
-    config = settings.changed(Devnet.open(directory).config if there else DevnetConfig(), wanted)
+    config = Devnet.open(session.directory).config if resumed else DevnetConfig()
+    config = settings.changed(config, wanted)
     if ports.free:
         config = config.with_free_ports()
     elif ports.base is not None:
         config = config.with_port_base(ports.base)
-    return Devnet.open_or_create(directory, config, with_parent=with_parent)
+    return settings.with_variables(config, os.environ, new=not resumed)
 
 
 def banner(devnet: Devnet) -> dict[str, Any]:
@@ -175,14 +179,14 @@ def _show_banner(session: Session, value: Mapping[str, Any]) -> None:
     out.say(f"\n[bold]layerlab devnet[/] ({value['model']}) {state}; up in {value['seconds']} s\n")
     pace = f"a slot every {value['slot_ms']} ms"
     lines = {
-        f"{c.upper()} (chain {about['chain_id']})": "  ".join(about["endpoints"])
+        f"{c.upper()} (chain {about['chain_id']})": "\n".join(about["endpoints"])
         for c, about in chains.items()
     }
     lines |= {"bridge": ends["bridge"]} if bridged else {}
     lines["API docs"] = (
         f"{ends['bridge' if bridged else 'validator-0']}/docs, and /docs at each of the others"
     )
-    lines["contracts"] = "   ".join(
+    lines["contracts"] = "\n".join(
         f"{c.upper()}: {', '.join(names)}" for c, names in value["contracts"].items()
     )
     lines["pace"] = pace + (f"; challenge window {blocks(value['challenge_window'])}" if rollup else "")
@@ -194,10 +198,10 @@ def _show_banner(session: Session, value: Mapping[str, Any]) -> None:
     out.table(["", ""], [(account["name"], account["address"]) for account in value["accounts"]])
     out.say("\n[bold]Next[/]")
     if bridged:
-        out.say(f"  layerlab deposit --from alice --amount 10 --wait{where}")
-        out.say(f"  layerlab withdraw --from bob --amount 30 --wait{where}")
+        out.say(f"  layerlab deposit --from alice --amount 10 --wait{where}", whole=True)
+        out.say(f"  layerlab withdraw --from bob --amount 30 --wait{where}", whole=True)
     else:
-        out.say(f"  layerlab send --from alice --to bob --amount 10{where}")
+        out.say(f"  layerlab send --from alice --to bob --amount 10{where}", whole=True)
     ending = (
         f"End it with: layerlab down{where}" if value["detached"] else "Ctrl-C ends it; its state is kept."
     )
@@ -236,7 +240,7 @@ def _stay_up(session: Session, devnet: Devnet) -> None:
 
 def _where(session: Session) -> str:
     """The option that finds this devnet again, if it needs one."""
-    return "" if session.directory == DEFAULT_DIRECTORY else f" --dir {session.directory}"
+    return named(session.directory)
 
 
 def down(session: Session) -> None:
@@ -352,15 +356,14 @@ def warp(
     with session.out.waiting() as waiting:
 
         def progress(step: WarpStep) -> None:
-            height, rate = step.height, step.rate
+            height, every = step.height, None
             left = f"block {height}" if target is None else f"block {height} of {target}"
-            said = (
-                "until the withdrawal is ready"
-                if ready is None
-                else f"until the withdrawal is ready: {ready.words}"
-            )
-            said = f"to block {target}" if target is not None else said
-            waiting.now(f"time runs {rate:.0f} times as fast, {said}", left)
+            said = f"to block {target}"
+            if ready is not None:
+                said = f"until the withdrawal is ready: {ready.words}"
+                left = f"{blocks(ready.left)} left" if ready.left else left
+                every = str(ready.left // EVERY)
+            waiting.now(f"time runs {step.rate:.0f} times as fast, {said}", left, every=every)
 
         def done(height: int) -> bool:
             return ready.is_over() if ready is not None else height >= (target or 0)
@@ -380,12 +383,15 @@ class _Withdrawal:
         self._url = f"{devnet.config.url('bridge')}/withdrawals/{name}"
         self._http = httpx.Client(timeout=2.0, trust_env=False)
         self.status: str | None = None
-        self.words = ""
+        self.words, self.left = "", 0
+
+    def ask(self) -> httpx.Response:
+        return self._http.get(self._url)
 
     def is_over(self) -> bool:
         """Raises `CommandError` if there is no such withdrawal."""
         try:
-            answer = self._http.get(self._url)
+            answer = self.ask()
         except httpx.HTTPError:
             return False
         shown = answer.json()
@@ -393,5 +399,7 @@ class _Withdrawal:
             raise CommandError(
                 str(shown.get("detail", "no such withdrawal")), str(shown.get("code", "unknown"))
             )
-        self.status, self.words = shown.get("status"), str(shown.get("waits_for", ""))
+        self.status, self.left = shown.get("status"), int(shown.get("blocks_left") or 0)
+        # What counts down stands beside it.
+        self.words = str(shown.get("waits_for") or "L1").partition(":")[0]
         return self.status in ("ready-to-claim", "claimed", "reverted")

@@ -12,13 +12,14 @@ import typer
 
 from bridge.abi import ClaimArgs
 from bridge.committee_abi import GATEWAY
-from chainkit.client import ReceiptInfo
+from chainkit.client import ApiError, ReceiptInfo
 from chainkit.codec import CodecError, encode, from_json
 from chainkit.keys import KeyPair
 from chainkit.transaction import Call
 from layerlab.cli import signing
 from layerlab.cli.amounts import show_amount
 from layerlab.cli.bridge import BRIDGE, EVERY, PANEL, POLL_SECONDS, bridge_or_none, counting
+from layerlab.cli.chain import read_hash
 from layerlab.cli.common import STACK, From, OptionalAmount, Session, To, a_bridge, verb
 from layerlab.cli.errors import CommandError
 from layerlab.cli.output import Waiting, short
@@ -76,6 +77,7 @@ async def withdraw(
     with session.out.waiting() as waiting:
         value: dict[str, Any] = {"hash": resume}
         if resume is not None:
+            await _require_known(session, resume)
             tx_hash = resume
         else:
             assert amount is not None
@@ -95,7 +97,38 @@ async def withdraw(
                 f"the withdrawal goes on; follow it with layerlab withdraw --from {sender} --resume {tx_hash}"
             )
             value |= await _Follow(session, tx_hash, payer, waiting).to_the_payout()
-    session.out.result(value, lambda: session.out.say(_last_line(value, sender)))
+    session.out.result(value, lambda: session.out.say(_last_line(value, sender), whole=True))
+
+
+async def _require_known(session: Session, name: str) -> None:
+    """Raises `ApiError` or `CommandError` for a withdrawal that nobody knows: there is nothing to wait for."""
+    try:
+        await session.bridge.get(f"/withdrawals/{name}")
+    except ApiError as error:
+        if error.status == 503:
+            return
+        if error.status != 404 or name.isdecimal():
+            raise
+        if await bridge_or_none(session, f"/forced-transactions/{name}") is None:
+            await _require_on_l2(session, name)
+
+
+async def _require_on_l2(session: Session, name: str) -> None:
+    """The sequencer has heard of every transaction before the bridge service has; raises `CommandError` else."""
+    try:
+        info = await session.l2.transaction(read_hash(name))
+    except ApiError as error:
+        if signing.unreachable(error):
+            return
+        raise
+    if info is None:
+        raise CommandError(
+            f"no withdrawal {name}: neither the bridge service nor {session.l2.url} knows it",
+            "unknown_withdrawal",
+        )
+    action = (info.answer.get("transaction") or {}).get("action") or {}
+    if action.get("type") == "transfer":
+        raise CommandError(f"{name} is a transfer and no withdrawal", "unknown_withdrawal")
 
 
 def _last_line(value: Mapping[str, Any], sender: str) -> str:

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from chainkit.client import ApiError, WaitTimeoutError
 from layerlab.cli.amounts import show_coins
+from layerlab.cli.errors import tell
 from layerlab.config import DevnetError, demo_config
 from layerlab.demo import dishonesty, failures, money
 from layerlab.demo.stage import Stage, StepFailed, StepSkipped
@@ -161,7 +162,7 @@ def demo_command(
             typer.echo(f"interrupted; {left}", err=True)
             raise typer.Exit(130) from None
         except DevnetError as error:
-            typer.echo(f"layerlab demo: {error}", err=True)
+            tell(f"layerlab demo: {error}")
             raise typer.Exit(1) from None
         if as_json:
             typer.echo(json.dumps(report, indent=2))
@@ -171,6 +172,12 @@ def demo_command(
 
 
 def _our_own(directory: Path) -> Devnet:
+    """Raises `DevnetError` if there is one already: it is not ours to throw away."""
+    if Devnet.exists(directory):
+        raise DevnetError(
+            f"{str(directory)!r} holds a devnet already; give another directory with --dir, "
+            "or tell the story on it with --running"
+        )
     return Devnet.create(directory, demo_config().with_free_ports(), with_parent=True)
 
 

@@ -271,3 +271,5 @@ def test_faults_need_the_token(devnet: Devnet, name: str) -> None:
             response = httpx.request(method, url, headers=headers, trust_env=False)
             assert response.status_code == status, response.text
             assert response.headers["content-type"].startswith("application/problem+json")
+            if status == 403:
+                assert response.json()["detail"].startswith("the fault token is wrong; it is the one")

@@ -376,7 +376,9 @@ def test_verbs_that_do_not_exist_and_options_that_are_missing_are_usage_errors(s
 
 def test_a_damaged_devnet_file_is_one_line(stack: FakeStack) -> None:
     (stack.directory / "devnet.json").write_text("{")
-    assert problem(run(stack, "status", "--json"), "devnet")["detail"].endswith("--fresh")
+    assert problem(run(stack, "status", "--json"), "devnet")["detail"].endswith(
+        f"--fresh --dir {stack.directory}"
+    )
     (stack.directory / "devnet.json").write_text("[]")
     problem(run(stack, "status", "--json"), "devnet")
 

@@ -192,8 +192,8 @@ def test_a_difference_is_told_in_a_few_words_and_ports_are_none() -> None:
     assert usual.difference(usual.with_free_ports()) == ""
     other = replace(usual, slot_ms=500, settings=default_settings(challenge_window=90))
     said = other.difference(usual)
-    assert "slot_ms is 500, not 1000" in said
-    assert "challenge_window is 90, not 100" in said
+    assert "its slot_ms is 1000, not 500" in said
+    assert "its challenge_window is 100, not 90" in said
 
 
 @settings(max_examples=60)

@@ -117,9 +117,9 @@ def test_a_devnet_of_another_configuration_is_not_resumed(devnet: StubDevnet) ->
     other = replace(devnet.config, settings=default_settings(challenge_window=99))
     with pytest.raises(DevnetError) as caught:
         StubDevnet.open_or_create(devnet.directory, other)
-    assert "challenge_window is 99, not 100" in _one_line(caught)
+    assert "its challenge_window is 100, not 99" in _one_line(caught)
     more = DevnetConfig(validators=5)
-    with pytest.raises(DevnetError, match="validators is 5, not 2"):
+    with pytest.raises(DevnetError, match="its validators is 2, not 5"):
         StubDevnet.open_or_create(devnet.directory, more)
 
 

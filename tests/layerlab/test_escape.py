@@ -115,6 +115,8 @@ def test_the_wait_is_told_in_about_ten_lines_not_a_line_a_block(l1: FakeL1) -> N
     asyncio.run(
         asyncio.wait_for(escape(["http://a"], l1.stack.chain.genesis, KEYS["alice"], told.append), timeout=60)
     )
+    assert [line for line in told if line.startswith(module.ALIVE)] == told[1:2], "said once, and first"
+    assert "layerlab withdraw is the way out" in told[1]
     waiting = [int(line.split()[-3]) for line in told if line.endswith("blocks left")]
     assert 5 <= len(waiting) <= 2 * module.TELLING_SHARE < SETTINGS.escape_timeout
     assert waiting == sorted(waiting, reverse=True)

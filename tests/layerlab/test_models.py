@@ -111,7 +111,7 @@ def test_a_configuration_is_read_as_it_was_written(model: Model) -> None:
     assert DevnetConfig.from_json(json.loads(json.dumps(made.to_json()))) == made
     for other in MODELS.values():
         differs = config(other, validators=2).difference(made)
-        assert differs == ("" if other is model else f"model is {other.name}, not {model.name}")
+        assert differs == ("" if other is model else f"its model is {model.name}, not {other.name}")
 
 
 @pytest.mark.parametrize("name", ["", "Sovereign", "zk", None, 7, "x" * 10_000])

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from layerlab.amounts import show_amount
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import (
@@ -83,7 +84,8 @@ async def _rollup(world: World, control: bool) -> Seen:
     else:
         for name in USERS:
             back[name] = await leave(world, name)
-        told = f"{sum(back.values())} of {sum(owed.values())} gwei of plain balances are back on L1"
+        told = f"{show_amount(sum(back.values()))} of {show_amount(sum(owed.values()))} "
+        told += "of plain balances are back on L1"
     percent = 100 * sum(back.values()) // sum(owed.values())
     measured = {
         "plain_owed": sum(owed.values()),
@@ -95,7 +97,9 @@ async def _rollup(world: World, control: bool) -> Seen:
     }
     seconds = None if control else round(world.now() - begin, 1)
     outcome = Outcome(percent, seconds, "each user, once, with a key and L1")
-    return Seen(back == owed, f"{told}; of {LOCKED} gwei in the market's escrow, none", outcome, measured)
+    return Seen(
+        back == owed, f"{told}; of {show_amount(LOCKED)} in the market's escrow, none", outcome, measured
+    )
 
 
 async def _chain(world: World, control: bool) -> Seen:
@@ -145,11 +149,12 @@ async def _side_chain(world: World, control: bool) -> Seen:
         await asyncio.to_thread(world.devnet.restart, *others)
         in_app = await _in_market(world)
         paid = await committee_pays(world, "bob", owed)
-        told = f"two validators remember, the others learn from them: bob has {paid} of {owed} gwei on L1"
+        told = "two validators remember, the others learn from them: "
+        told += f"bob has {show_amount(paid)} of {show_amount(owed)} on L1"
     else:
         refused = await ask_to_freeze(world, "bob")
         escrow = (await world.l1.contract("bridge", "finalized"))["state"]["totals"]["escrow"]
-        told = f"{escrow} gwei lie in L1's escrow, and no call pays them out: {refused.message}"
+        told = f"{show_amount(escrow)} lie in L1's escrow, and no call pays them out: {refused.message}"
     percent = 100 * paid // owed
     measured = {
         "plain_owed": owed,

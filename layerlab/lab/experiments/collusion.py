@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from layerlab.amounts import show_amount
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import committee_pays, usual, within_blocks
@@ -42,7 +43,7 @@ class Collusion:
         seconds = round(world.now() - begin, 1)
         paid = await committee_pays(world, USER, OWED) == OWED  # liars go on attesting what is true, too
         percent = 100 * (escrow - stolen) // escrow
-        told = f"the thief has {stolen} of the escrow's {escrow} gwei"
+        told = f"the thief has {show_amount(stolen)} of the escrow's {show_amount(escrow)}"
         told += f"; {USER}'s withdrawal after it is {'paid' if paid else 'never paid'}"
         online = "nobody could help" if stolen else "two honest operators"
         outcome = Outcome(percent, seconds if stolen else None, online)

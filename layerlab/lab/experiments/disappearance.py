@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
+from layerlab.amounts import show_amount
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import (
@@ -76,7 +77,7 @@ async def _rollup(world: World, control: bool) -> Seen:
         "l1_blocks": blocks,
     }
     held = amount == owed and 0 <= owed - gained < FEES
-    told = f"dave has {amount} of {owed} gwei on L1 after {blocks} blocks"
+    told = f"dave has {show_amount(amount)} of {show_amount(owed)} on L1 after {blocks} blocks"
     return Seen(held, told, outcome, measured)
 
 
@@ -104,5 +105,6 @@ async def _operators(world: World, control: bool) -> Seen:
     begin = world.now()
     paid = await committee_pays(world, "dave", owed)
     outcome = Outcome(100 * paid // owed, round(world.now() - begin, 1) if paid else None, "two operators")
-    told = f"{len(gone)} of {len(OPERATORS)} operators are gone: dave has {paid} of {owed} gwei on L1"
+    told = f"{len(gone)} of {len(OPERATORS)} operators are gone: "
+    told += f"dave has {show_amount(paid)} of {show_amount(owed)} on L1"
     return Seen(paid == 0, told, outcome, {"owed": owed, "recovered": paid})

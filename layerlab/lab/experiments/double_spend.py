@@ -13,6 +13,7 @@ from chainkit.state import State
 from chainkit.transaction import Call, SignedTransaction, Transfer
 from l1node.evidence import Evidence
 from l1node.staking import ReportArgs
+from layerlab.amounts import show_amount
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import until_final, usual
@@ -126,11 +127,11 @@ async def _stake_turns(world: World, control: bool) -> Seen:
     measured = {"spent": AMOUNT, "paid": sum(got.values()), "stake_turned": stake, "stake_slashed": slashed}
     outcome = Outcome(0 if twice else 100, seconds if twice else None, "nobody can be", slashed)
     told = (
-        f"both payees hold {AMOUNT} gwei for final; the second has nothing on the chain that goes on"
+        f"both payees hold {show_amount(AMOUNT)} for final; the second has nothing on the chain that goes on"
         if twice
         else f"the second payee refuses: {refusal}"
     )
-    told += f"; evidence slashes {slashed} of {stake} gwei of stake"
+    told += f"; evidence slashes {show_amount(slashed)} of {show_amount(stake)} of stake"
     return Seen(twice and slashed == stake, told, outcome, measured)
 
 

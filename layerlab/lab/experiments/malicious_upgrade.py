@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from msgspec import structs
 
 from chainkit.codec import MAX_AMOUNT
+from layerlab.amounts import show_amount
 from layerlab.config import DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.theft import get_away, steal
@@ -71,5 +72,5 @@ async def _too_late(world: World, owed: int) -> Seen:
     measured = {"owed": owed, "recovered": left, "paid_to_thief": stolen}
     seen = "challenged" if challenged else "cannot be challenged"
     told = f"batch {flagged.data['batch']} is seen to be false and {seen}; "
-    told += f"the thief left with {stolen} gwei of {USER}'s {owed}"
+    told += f"the thief left with {show_amount(stolen)} of {USER}'s {show_amount(owed)}"
     return Seen(stolen == 0, told, Outcome(100 * left // owed, None, "nobody looked"), measured)

@@ -10,6 +10,7 @@ from bridge.committee_abi import GATEWAY, CommitteeParams
 from chainkit.codec import decode
 from chainkit.genesis import Genesis, GenesisContract, genesis_to_json
 from chainkit.transaction import Transfer
+from layerlab.amounts import show_amount
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import FEES, committee_pays, usual
@@ -115,7 +116,7 @@ async def _by_validators(world: World, control: bool) -> Seen:
         "who": f"{AGREED} of {VALIDATORS} validators",
     }
     told = f"a transfer cost {before} gas and costs {after}; {last} on the other side made {further} blocks since"
-    told += f"; {USER} is out with {left} gwei"
+    told += f"; {USER} is out with {show_amount(left)}"
     percent = 0 if in_force and not left else 100
     outcome = Outcome(percent, seconds if in_force else None, "nobody can be")
     return Seen(in_force and not left, told, outcome, measured)

@@ -9,6 +9,7 @@ from bridge.abi import ExitArgs
 from chainkit.client import AccountProof
 from chainkit.codec import parse_hex
 from chainkit.merkle import ProofError, verify_proof
+from layerlab.amounts import show_amount
 from layerlab.config import DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import ask_to_freeze, books, l1_blocks, pace, pay, usual
@@ -79,7 +80,7 @@ async def _caught(world: World, batch: int, since: int, loot: int) -> Seen:
         "l1_blocks": (reverted.height or start) - start,
     }
     held = data["winner"] == "challenger" and data["paid"] > 0
-    told = f"batch {batch} was reverted; the thief lost a bond of {lost} gwei"
+    told = f"batch {batch} was reverted; the thief lost a bond of {show_amount(lost)}"
     return Seen(held, told, outcome, measured)
 
 
@@ -88,7 +89,8 @@ async def _paid(world: World, batch: int, proof: AccountProof, loot: int) -> See
     stolen = await get_away(world, batch, proof, loot)
     outcome = Outcome(100 * (loot - stolen) // loot, round(world.now() - begin, 1), "nobody came")
     measured = {"loot": loot, "paid_to_thief": stolen}
-    told = f"the thief left through the bridge's own escape hatch with {stolen} of {loot} stolen gwei"
+    told = "the thief left through the bridge's own escape hatch with "
+    told += f"{show_amount(stolen)} of the stolen {show_amount(loot)}"
     return Seen(stolen == 0, told, outcome, measured)
 
 
