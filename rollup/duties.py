@@ -130,8 +130,6 @@ def batch_duty(node: RollupNode, before_ms: int) -> Duty | None:
     if not blocks:
         return None
     lie = node.lies.get(blocks[0].header.height) or _new_lie(node, blocks)
-    if lie is not None:
-        blocks = [block for block in blocks if block.header.height <= lie.last_block]
     root = blocks[-1].tree.root if lie is None else lie.root
     inbox_to = head.record.inbox_to + sum(inbox_count(block) for block in blocks)
     return _submit(node, head.index, inbox_to, blocks, root)
@@ -159,10 +157,17 @@ def _submit(node: RollupNode, parent: int, inbox_to: int, blocks: list[L2Block],
 def _postable(node: RollupNode, head: DerivedBatch, before_ms: int) -> list[L2Block]:
     """The blocks of the next batch. If L1 would refuse it for a message that waits in a later block, the
     messages are moved to the front first: otherwise no batch could ever follow."""
-    blocks = _fitting(node, _unposted(node, head), before_ms)
+    blocks = _next_span(node, head, before_ms)
     if blocks and _leaves_out_overdue(node, head, blocks) and node.bring_messages_forward():
-        blocks = _fitting(node, _unposted(node, head), before_ms)
+        blocks = _next_span(node, head, before_ms)
     return blocks
+
+
+def _next_span(node: RollupNode, head: DerivedBatch, before_ms: int) -> list[L2Block]:
+    """What fits the next batch; of a batch that was falsified before, the very blocks."""
+    blocks = _fitting(node, _unposted(node, head), before_ms)
+    lie = node.lies.get(blocks[0].header.height) if blocks else None
+    return blocks if lie is None else [block for block in blocks if block.header.height <= lie.last_block]
 
 
 def _unposted(node: RollupNode, head: DerivedBatch) -> list[L2Block]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chainkit.keys import InvalidDevNameError, dev_keypair
-from rollup.faults import KINDS, FaultSet, check_fault, fault_from_json, fault_names
+from rollup.faults import KINDS, Fault, FaultSet, check_fault, fault_from_json, fault_names
 
 
 @dataclass
@@ -44,6 +44,11 @@ class FaultSwitch:
         """A lie is on its way to L1: it is told once."""
         self.faults.clear(name)
         self.told.append({"name": name, **facts})
+
+    def lie_lost(self, fault: Fault, *, first_block: int) -> None:
+        """A lie that was on its way will never be on L1: it is still to be told."""
+        self.faults.set(fault)
+        self.told = [t for t in self.told if (t["name"], t["first_block"]) != (fault.name, first_block)]
 
 
 def _address(value: Any) -> dict[str, str]:

@@ -388,8 +388,10 @@ class RollupNode:
         block shifts the positions there: the one case in which a promise gives way, to L1's deadline.)
         """
         settings, head = self.derivation.settings, self.derivation.head_batch
-        blocks = self.local.recent
-        if settings is None or self.lies or not blocks or self.local.base.hash != head.end.hash:
+        blocks, last = self.local.recent, head.end.header.height
+        if settings is None or not blocks or self.local.base.hash != head.end.hash:
+            return False
+        if any(first <= last for first in self.lies):  # what is on L1 must be kept up
             return False
         waiting = [
             message.step for message in self.derivation.inbox[head.record.inbox_to : self.local.cursor]
@@ -406,11 +408,19 @@ class RollupNode:
             return False
         log.warning("inbox messages are almost overdue: running %d L2 blocks again", len(blocks))
         with self.store.transaction():
+            self._take_lies_back()
             self.local.rewind(head.end, head.record.inbox_to, "inbox messages must come first")
             for time, steps in again:
                 self.local.append(execute_block(self.derivation.rules, self.local.head, time, steps))
         self._update_mempool()
         return True
+
+    def _take_lies_back(self) -> None:
+        """L1 has heard none of them, and the blocks run again: they are to be told anew, in whatever comes next."""
+        for lie in self.lies.values():
+            self.switch.lie_lost(lie.record.fault, first_block=lie.record.first_block)
+        self.lies = {}
+        self._save_lies()
 
     def falsify(self, lie: Lie) -> None:
         """Go on from the lie: the state after its last block is now the liar's; later blocks run again."""

@@ -540,6 +540,24 @@ def test_a_deposit_behind_many_transactions(stack: Stack) -> None:
     assert stack.l2_balance("carol") == 5_000
 
 
+def test_a_lie_that_l1_never_heard_does_not_keep_messages_back(stack: Stack) -> None:
+    """P16: L1 refuses the falsified batch, a message behind it being overdue. The lie is told anew, with the message."""
+    node = stack.sequencer.node
+    stack.lose = lambda who, call: who == "sequencer"
+    stack.sequencer.faults.set(Fault("steal"))
+    stack.transfer("alice", "bob", 1)
+    stack.step(2)
+    assert node.lies
+    stack.deposit("alice", "carol", 5_000)
+    stack.step(SETTINGS.inclusion_delay + 3)
+    stack.lose = lambda who, call: False
+    stack.step_until(resolved(stack))
+    assert dispute(stack).winner == abi.CHALLENGER
+    assert [told["name"] for told in node.switch.told] == ["steal"]
+    settle(stack)
+    assert stack.l2_balance("carol") == 5_000
+
+
 def test_lost_calls_are_sent_again(stack: Stack) -> None:
     """Of every method the first call vanishes, on both sides, in the middle of a dispute too."""
     seen: set[tuple[str, str]] = set()
