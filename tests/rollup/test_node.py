@@ -541,7 +541,7 @@ def test_a_deposit_behind_many_transactions(stack: Stack) -> None:
 
 
 def test_a_lie_that_l1_never_heard_does_not_keep_messages_back(stack: Stack) -> None:
-    """P16: L1 refuses the falsified batch, a message behind it being overdue. The lie is told anew, with the message."""
+    """P16: L1 refuses the falsified batch, a message behind it being overdue: the lie is told anew, with that."""
     node = stack.sequencer.node
     stack.lose = lambda who, call: who == "sequencer"
     stack.sequencer.faults.set(Fault("steal"))
