@@ -160,6 +160,8 @@ class Supervisor:
         """What the services find in their environment besides: settings that only they know."""
         self.running: dict[str, Running] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._ended = False
+        self._starting = threading.Lock()
         self._log_starts: dict[str, int] = {}
         if with_parent:
             atexit.register(self._stop_children)
@@ -200,6 +202,11 @@ class Supervisor:
     def start(self, name: str) -> None:
         """Start one service; does not wait for it. Raises `DevnetError`."""
         self.require_known(name)
+        with self._starting:
+            self._require_wanted(name)
+            self._start(name)
+
+    def _start(self, name: str) -> None:
         if self.alive(name):
             raise DevnetError(f"{name} runs already; stop it first")
         command = self.command(name) + (["--exit-with-parent"] if self.with_parent else [])
@@ -253,6 +260,7 @@ class Supervisor:
                 line = f"waiting for {', '.join(waiting)} {what}"
                 if line != said:
                     progress(said := line)
+                self._require_wanted(waiting[0])
                 answers = dict(zip(waiting, pool.map(good, waiting), strict=True))
                 for name in names:  # also those that were ready already
                     self._require_alive(name)
@@ -264,6 +272,10 @@ class Supervisor:
                     )
                 if waiting:
                     time.sleep(POLL_SECONDS)
+
+    def _require_wanted(self, name: str) -> None:
+        if self._ended:
+            raise DevnetError(f"{name} is not started: the devnet is ending")
 
     def _require_alive(self, name: str) -> None:
         if not self.alive(name):
@@ -338,6 +350,12 @@ class Supervisor:
     def stop_all(self) -> list[str]:
         """Stop every service; first those that depend on others."""
         return self.stop(list(reversed({**self.running, **self._children})))
+
+    def end(self) -> None:
+        """Stop every service, for good: a thread that starts some, or waits for them, gives up."""
+        with self._starting:
+            self._ended = True
+        self.stop_all()
 
     def _stop_children(self) -> None:
         """At our own end. What another command has started since under the same name is not ours to end."""

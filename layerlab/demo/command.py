@@ -216,7 +216,7 @@ async def _tell(seed: int, devnet: Devnet, *, own: bool, quiet: bool) -> dict[st
             if stage is not None:
                 await stage.close()
             if own:
-                devnet.supervisor.stop_all()
+                devnet.supervisor.end()  # `up` may be at work in its thread yet
     mib = {name: round(size / 2**20, 1) for name, size in sorted(resident.items())}
     small = max(mib.values(), default=0) <= MAX_RESIDENT_MIB
     return {

@@ -28,7 +28,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 @pytest.fixture
 def stubs(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> Iterator[Path]:
     """As ``temporary``, with stubs for services."""
-    monkeypatch.setattr(place._Devnet, "supervisor_type", StubPlaceSupervisor)
+    monkeypatch.setattr(place.Devnet, "supervisor_type", StubPlaceSupervisor)
     yield temporary
     StubSupervisor.modes.clear()
 

@@ -182,7 +182,7 @@ class Endless(lab_world.FakeExperiment):
         await asyncio.sleep(3600)
 lab.EXPERIMENTS = {{"endless": Endless()}}
 if {stubs}:
-    place._Devnet.supervisor_type = lab_world.StubPlaceSupervisor
+    place.Devnet.supervisor_type = lab_world.StubPlaceSupervisor
 main()
 """
 SUPPORT = Path(__file__).parents[1] / "support"

@@ -397,3 +397,14 @@ def test_a_service_that_was_ready_and_died_while_others_start_is_noticed(
     with pytest.raises(DevnetError, match=r"^sequencer ended while starting"):
         devnet.up(kill_when_alone)
     assert not processes_in(devnet.directory)
+
+
+def test_what_is_at_an_end_starts_nothing_more_and_waits_for_nothing(devnet: StubDevnet) -> None:
+    """A thread cannot be cancelled: whoever is interrupted while services start must not wait for it, nor leave any."""
+    devnet.up()
+    devnet.supervisor.end()
+    with pytest.raises(DevnetError, match="bridge is not started: the devnet is ending"):
+        devnet.supervisor.start("bridge")
+    with pytest.raises(DevnetError, match="ending"):
+        devnet.supervisor.wait_ready(["bridge"])
+    assert not any(devnet.supervisor.alive(name) for name in devnet.config.services)

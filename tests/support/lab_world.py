@@ -9,8 +9,8 @@ from typing import Any
 from stub_devnet import StubSupervisor, processes_in
 
 from layerlab.config import DevnetConfig, demo_config
-from layerlab.lab import place
 from layerlab.lab.experiment import Outcome, Seen
+from layerlab.processes import Supervisor
 from layerlab.world import World
 
 OUTCOME = Outcome(100, 1.5, "nobody", 7)
@@ -29,7 +29,7 @@ def left_in(directory: Path) -> list[str]:
     return found + ([str(directory)] if directory.exists() else [])
 
 
-class StubPlaceSupervisor(place._Supervisor):
+class StubPlaceSupervisor(Supervisor):
     """The laboratory's, with stubs for services."""
 
     command = StubSupervisor.command
