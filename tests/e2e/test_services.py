@@ -166,6 +166,8 @@ def test_an_interrupted_demo_leaves_nothing_running(
     command = [
         sys.executable,
         "-c",
+        # A shell's background jobs ignore SIGINT, and so would this one if the tests are such a job.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from layerlab.cli import main; main()",
         "demo",
         "--json",
