@@ -31,7 +31,7 @@ MAX_BACKOFF: Final = 2.0
 MAX_ANSWER: Final = 32 * 1024 * 1024  # bytes that a service can make us hold
 POLL_SECONDS: Final = 0.1
 MAX_EVENT_LINE: Final = 1024 * 1024
-UNREACHABLE: Final = (httpx.TransportError, httpx.DecodingError, httpx.StreamError, OSError, RuntimeError)
+UNREACHABLE: Final = (httpx.HTTPError, httpx.StreamError, OSError, RuntimeError)
 """What a request can fail with. RuntimeError: uvloop raises it on a connection that the other side has just closed."""
 
 

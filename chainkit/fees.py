@@ -1,4 +1,4 @@
-"""What a transaction should offer to be in the next block.
+"""What a transaction should offer to be in the next block, or to take the place of one that waits.
 
 Responsible for suggested fees and gas limits. Must not know of pools or of who asks.
 """
@@ -28,6 +28,12 @@ def suggest_fees(rules: Rules, tree: Tree) -> SuggestedFees:
     env = environment(State(tree))
     base_fee = next_base_fee(rules.fees, env.base_fee, env.gas_used)
     return SuggestedFees(base_fee, 2 * base_fee + DEFAULT_TIP, DEFAULT_TIP)
+
+
+def least_to_replace(fee: int) -> int:
+    """What must be offered, of maximum and of tip alike, instead of ``fee`` to take a waiting transaction's place: a
+    tenth more."""
+    return -(-11 * fee // 10)
 
 
 def transfer_gas(gas_per_byte: int) -> int:

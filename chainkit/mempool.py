@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from chainkit.codec import Address, Bytes32
 from chainkit.eviction import Eviction
 from chainkit.execution import InvalidTransaction, Rules, check_stateless
+from chainkit.fees import least_to_replace
 from chainkit.offering import Offering
 from chainkit.state import Account
 from chainkit.transaction import SignedTransaction
@@ -363,7 +364,7 @@ def _check_replacement(old: SignedTransaction, new: SignedTransaction) -> None:
     """A replacement pays a tenth more in both parts, or it would be a free way to make everyone work."""
     for name in ("max_fee_per_gas", "tip_per_gas"):
         before, after = getattr(old.body, name), getattr(new.body, name)
-        if 10 * after < 11 * before:
+        if after < least_to_replace(before):
             raise InvalidTransaction(
-                "replacement_underpriced", f"{name} must be at least {-(-11 * before // 10)} to replace it"
+                "replacement_underpriced", f"{name} must be at least {least_to_replace(before)} to replace it"
             )

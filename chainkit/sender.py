@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from chainkit.chain import ExecutedBlock
 from chainkit.client import AccountInfo, ApiError, ChainClient, Fees
+from chainkit.fees import least_to_replace
 from chainkit.keys import KeyPair
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
 
@@ -110,8 +111,8 @@ class TransactionSender:
         for nonce, body in sorted(self._sent.items()):
             if not account.nonce <= nonce < account.pending_nonce or body.max_fee_per_gas >= fees.base_fee:
                 continue
-            most = min(max(fees.max_fee_per_gas, _a_tenth_more(body.max_fee_per_gas)), MAX_FEE)
-            tip = min(max(fees.tip_per_gas, _a_tenth_more(body.tip_per_gas)), MAX_TIP, most)
+            most = min(max(fees.max_fee_per_gas, least_to_replace(body.max_fee_per_gas)), MAX_FEE)
+            tip = min(max(fees.tip_per_gas, least_to_replace(body.tip_per_gas)), MAX_TIP, most)
             again = replace(body, max_fee_per_gas=most, tip_per_gas=tip)
             try:
                 await client.submit(SignedTransaction.sign(again, self._key))
@@ -119,8 +120,3 @@ class TransactionSender:
                 log.info("the fee of a waiting transaction cannot be raised: %s", error)
             else:
                 self._sent[nonce] = again
-
-
-def _a_tenth_more(fee: int) -> int:
-    """What a pool asks of a replacement."""
-    return -(-11 * fee // 10)

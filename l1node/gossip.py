@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import httpx
 
+from chainkit.client import UNREACHABLE
 from l1node.messages import MAX_MESSAGES, encode_transactions, join
 
 REQUEST_SECONDS = 2.0
@@ -27,8 +28,6 @@ _BODY_BYTES = 1024 * 1024  # of transactions in one body: a proposal must not wa
 _CONSENSUS_BODY = 3 * 1024 * 1024  # of votes and proposals; one proposal is at most 2 MiB and little more
 _WIRES = 512  # transactions in one body
 
-UNREACHABLE = (httpx.HTTPError, httpx.StreamError, OSError, RuntimeError)
-"""What a request can fail with. RuntimeError: uvloop raises it on a connection that the peer has just closed."""
 
 _log = logging.getLogger("l1node.gossip")
 

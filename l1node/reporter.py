@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from chainkit.backend import Head
 from chainkit.codec import Address, CodecError, encode
 from chainkit.execution import Rules
-from chainkit.fees import call_gas, suggest_fees
+from chainkit.fees import call_gas, least_to_replace, suggest_fees
 from chainkit.keys import KeyPair
 from chainkit.problems import Problem
 from chainkit.state import State, storage_key
@@ -149,7 +149,7 @@ class Reporter:
         action = Call(self._contract or "", "report", args, 0)
         address, max_fee, tip = self._key.address, fees.max_fee_per_gas, fees.tip_per_gas
         if last is not None:
-            tip = max(tip, -(-11 * last.tip_per_gas // 10))
-            max_fee = max(max_fee, tip, -(-11 * last.max_fee_per_gas // 10))
+            tip = max(tip, least_to_replace(last.tip_per_gas))
+            max_fee = max(max_fee, tip, least_to_replace(last.max_fee_per_gas))
         body = Body(self._rules.chain_id, address, nonce, gas_limit, max_fee, tip, action)
         return SignedTransaction.sign(body, self._key)

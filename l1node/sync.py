@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import httpx
 
 from chainkit.block import CertifiedBlock
+from chainkit.client import UNREACHABLE
 from chainkit.codec import CodecError, decode
-from l1node.gossip import FIRST_PAUSE, LONGEST_PAUSE, UNREACHABLE
+from l1node.gossip import FIRST_PAUSE, LONGEST_PAUSE
 
 PAGE = 64
 """Blocks asked for at once."""
