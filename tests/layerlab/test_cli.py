@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_stack import FakeStack
+from fake_stack import FakeStack, run_cli
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -35,8 +35,7 @@ def stack(tmp_path: Path) -> Iterator[FakeStack]:
 
 
 def run(stack: FakeStack, *words: str, **env: str) -> Result:
-    base = {"LAYERLAB_DIR": str(stack.directory), "LAYERLAB_JSON": "", "LAYERLAB_PASSPHRASE": "", **env}
-    return CliRunner().invoke(app, list(words), env=base)
+    return run_cli(stack.directory, *words, **env)
 
 
 def value(result: Result) -> Any:

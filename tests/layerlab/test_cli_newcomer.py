@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_stack import FakeStack
+from fake_stack import FakeStack, run_cli
 from stub_devnet import StubDevnet, processes_in
 from typer.testing import CliRunner
 
@@ -31,11 +31,6 @@ def fake(tmp_path: Path) -> Iterator[FakeStack]:
     found = FakeStack(tmp_path / "devnet")
     yield found
     found.close()
-
-
-def run(directory: Path, *words: str, **env: str) -> Any:
-    base = {"LAYERLAB_DIR": str(directory), "LAYERLAB_JSON": ""}
-    return CliRunner().invoke(app, list(words), env={**base, **env})
 
 
 def model(fake: FakeStack, name: str) -> None:
@@ -63,7 +58,7 @@ def model(fake: FakeStack, name: str) -> None:
 def test_up_refuses_in_one_line_what_it_cannot_do_and_throws_nothing_away(
     devnet: StubDevnet, name: str, value: str
 ) -> None:
-    result = run(devnet.directory, "up", "--fresh", "--free-ports", "--detach", **{name: value})
+    result = run_cli(devnet.directory, "up", "--fresh", "--free-ports", "--detach", **{name: value})
     assert result.exit_code != 0
     assert (result.stdout, result.stderr.count("\n")) == ("", 1)
     assert name in result.stderr
@@ -71,7 +66,7 @@ def test_up_refuses_in_one_line_what_it_cannot_do_and_throws_nothing_away(
 
 
 def test_a_token_cannot_change_once_there_is_a_chain(devnet: StubDevnet) -> None:
-    result = run(devnet.directory, "up", LAYERLAB_FAULT_TOKEN="another-secret")
+    result = run_cli(devnet.directory, "up", LAYERLAB_FAULT_TOKEN="another-secret")
     assert "LAYERLAB_FAULT_TOKEN cannot change" in result.stderr
     assert "another-secret" not in result.stderr
     same = settings.with_variables(
@@ -93,7 +88,7 @@ def test_up_takes_the_token_and_the_ports_and_hands_on_the_rest(
         "LAYERLAB_PORT_BRIDGE": port,
         "LAYERLAB_IMAGE": "another",
     }
-    result = run(place, "up", "--detach", "--free-ports", "--json", **given)
+    result = run_cli(place, "up", "--detach", "--free-ports", "--json", **given)
     assert result.exit_code == 0, result.stderr
     found = StubDevnet.open(place)
     assert (found.config.fault_token, found.config.ports["bridge"]) == ("of-my-own", int(port))
@@ -115,10 +110,10 @@ def test_empty_variables_are_none() -> None:
 
 def test_a_withdrawal_that_nobody_knows_is_not_waited_for(fake: FakeStack) -> None:
     words = ("withdraw", "--from", "bob", "--resume")
-    by_index = run(fake.directory, *words, "77")
+    by_index = run_cli(fake.directory, *words, "77")
     assert (by_index.exit_code, by_index.stdout) == (1, "")
     fake.l2.on("GET /transactions/*", {"code": "unknown_transaction", "detail": "not known"}, 404)
-    by_hash = run(fake.directory, *words, HASH)
+    by_hash = run_cli(fake.directory, *words, HASH)
     assert by_hash.exit_code == 1
     assert f"no withdrawal {HASH}" in by_hash.stderr
     assert fake.l2.asked.count(f"GET /transactions/{HASH}") == 1
@@ -127,7 +122,7 @@ def test_a_withdrawal_that_nobody_knows_is_not_waited_for(fake: FakeStack) -> No
 def test_a_transfer_is_no_withdrawal(fake: FakeStack) -> None:
     shown = fake.l2.answer(f"GET /transactions/{HASH}", b"")[1]
     fake.l2.on("GET /transactions/*", {**shown, "transaction": {"action": {"type": "transfer"}}})
-    result = run(fake.directory, "withdraw", "--from", "bob", "--resume", HASH)
+    result = run_cli(fake.directory, "withdraw", "--from", "bob", "--resume", HASH)
     assert "is a transfer and no withdrawal" in result.stderr
 
 
@@ -141,49 +136,49 @@ def test_a_withdrawal_on_its_way_is_waited_for(fake: FakeStack, forced: bool) ->
     paid = {"status": "claimed", "amount": COIN, "recipient": HASH, "claim": {"tx": HASH, "height": 9}}
     answers = iter([unknown, unknown, (200, paid)])
     fake.bridge.routes["GET /withdrawals/*"] = lambda *_: next(answers)
-    result = run(fake.directory, "withdraw", "--from", "bob", "--resume", HASH)
+    result = run_cli(fake.directory, "withdraw", "--from", "bob", "--resume", HASH)
     assert result.exit_code == 0, result.stderr
     assert "1 coin paid on L1 in block 9" in result.stdout
 
 
 def test_faults_without_a_devnet_name_the_devnet_first(tmp_path: Path) -> None:
     for words in (("list",), ("set", "steal")):
-        result = run(tmp_path / "none", "fault", *words)
+        result = run_cli(tmp_path / "none", "fault", *words)
         assert "no devnet in" in result.stderr
         assert "layerlab up" in result.stderr
 
 
 def test_an_audit_without_a_devnet_names_the_devnet_first(tmp_path: Path) -> None:
-    result = run(tmp_path / "none", "audit")
+    result = run_cli(tmp_path / "none", "audit")
     assert result.exit_code == 2
     assert "no devnet in" in result.stdout
 
 
 def test_an_audit_of_a_devnet_that_is_down_names_each_node_once(devnet: StubDevnet) -> None:
-    result = run(devnet.directory, "audit")
+    result = run_cli(devnet.directory, "audit")
     assert result.exit_code == 2
     for url in devnet.config.l1_urls:
         assert (result.stdout + result.stderr).count(f"{url} ") == 1
 
 
 def test_an_address_without_a_scheme_is_told_its_form(fake: FakeStack) -> None:
-    result = run(fake.directory, "balance", "alice", "--url", "foo")
+    result = run_cli(fake.directory, "balance", "alice", "--url", "foo")
     assert "'foo' is no address; give it as http://HOST:PORT" in result.stderr
 
 
 def test_a_block_that_is_not_there_yet_names_the_head(fake: FakeStack) -> None:
     fake.l1.on("GET /blocks/*", {"code": "unknown_block", "detail": "999 is not known", "head": 7}, 404)
-    assert "the head is block 7" in run(fake.directory, "block", "999").stderr
+    assert "the head is block 7" in run_cli(fake.directory, "block", "999").stderr
 
 
 def test_events_come_from_the_bridge_or_else_from_l1(fake: FakeStack) -> None:
     none = {"events": [], "last": 0}
     fake.bridge.on("GET /events", none)
     fake.l1.on("GET /events", none)
-    assert run(fake.directory, "events").exit_code == 0
+    assert run_cli(fake.directory, "events").exit_code == 0
     assert (bool(fake.bridge.asked), fake.l1.asked) == (True, [])
     model(fake, "sovereign")
-    result = run(fake.directory, "events")
+    result = run_cli(fake.directory, "events")
     assert (result.exit_code, bool(fake.l1.asked)) == (0, True), result.stderr
 
 
@@ -192,18 +187,18 @@ def test_who_can_play_a_fault_are_the_models_own_services(fake: FakeStack) -> No
     content = json.loads(mark.read_text())
     content["urls"] = dict.fromkeys(("validator-0", "side-0", "operator-0", "bridge"), fake.l1.url)
     mark.write_text(json.dumps(content))
-    result = run(fake.directory, "fault", "set", "forge")
+    result = run_cli(fake.directory, "fault", "set", "forge")
     assert result.exit_code == 2
     assert "validator-0, side-0, operator-0;" in result.stderr
 
 
 def test_a_lie_is_told_once_and_other_faults_until_they_are_turned_off(fake: FakeStack) -> None:
     fake.l2.on("POST /faults", {"active": [], "known": {}}, 201)
-    steal = run(fake.directory, "fault", "set", "steal").stdout
+    steal = run_cli(fake.directory, "fault", "set", "steal").stdout
     assert "its next batch lies, once" in steal
     assert "turn it off" not in steal
     assert "turn it off with layerlab fault clear --on verifier" in (
-        run(fake.directory, "fault", "set", "asleep").stdout
+        run_cli(fake.directory, "fault", "set", "asleep").stdout
     )
 
 
@@ -221,7 +216,7 @@ def test_the_demo_does_not_recommend_what_it_does_not_have(devnet: StubDevnet) -
 def test_nothing_is_left_in_a_directory_of_others(place: Path, words: tuple[str, ...]) -> None:
     place.mkdir()
     (place / "thesis.txt").write_text("mine")
-    result = run(place, *words, "--free-ports")
+    result = run_cli(place, *words, "--free-ports")
     assert "was not made by layerlab" in result.stderr
     assert [path.name for path in place.iterdir()] == ["thesis.txt"]
 
@@ -307,7 +302,7 @@ def test_a_warp_to_a_withdrawal_does_not_tell_every_block_in_a_pipe(
 
     monkeypatch.setattr(stack._Withdrawal, "ask", get)
     devnet.up()
-    result = run(devnet.directory, "warp", "--until-withdrawal", "0")
+    result = run_cli(devnet.directory, "warp", "--until-withdrawal", "0")
     devnet.down()
     assert result.exit_code == 0, result.stderr
     told = [line for line in result.stdout.splitlines() if "until the withdrawal is ready" in line]

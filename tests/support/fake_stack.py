@@ -11,9 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
 from chainkit.codec import decode
 from chainkit.genesis import Genesis, genesis_to_json
 from chainkit.transaction import SignedTransaction
+from layerlab.cli import app
 from layerlab.config import COIN, DevnetConfig
 from layerlab.genesis import make_l1_genesis, make_l2_genesis
 
@@ -143,3 +146,9 @@ class FakeStack:
     def close(self) -> None:
         for service in (self.l1, self.l2, self.bridge):
             service.close()
+
+
+def run_cli(directory: Path, *words: str, **env: str) -> Any:
+    """``layerlab WORDS`` in this process on the devnet of a directory; what it said and its exit code."""
+    base = {"LAYERLAB_DIR": str(directory), "LAYERLAB_JSON": "", "LAYERLAB_PASSPHRASE": ""}
+    return CliRunner().invoke(app, list(words), env={**base, **env})
