@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from chainkit.corked import Corked
 from chainkit.problems import MEDIA_TYPE, Problem
 
 MAX_CONNECTIONS: Final = 512
@@ -134,6 +135,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
+        transport = Corked(transport, self.loop)
         super().connection_made(transport)
         if not self.book.enter(self, self.client[0] if self.client else ""):
             transport.write(_TURNED_AWAY)

@@ -277,6 +277,7 @@ class _Run:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # who connects is who connects: limits count addresses
             timeout_keep_alive=20,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
