@@ -6,9 +6,16 @@ Must not know what the hashed bytes mean.
 Two kinds of domain live side by side and cannot meet: Merkle hashes start with one byte below 0x20
 (RFC 6962 separates leaves from nodes the same way), tagged hashes start with the ASCII text
 ``layerlab/v1/``.
+
+What makes it fast: the prefix of a tag is hashed once (`_begun`), and what goes on from there is a copy.
 """
 
+from functools import lru_cache
 from hashlib import sha256
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 HASH_SIZE = 32
 
@@ -27,4 +34,11 @@ def tagged_hash(tag: str, data: bytes) -> bytes:
 
     ``tag`` is ASCII without NUL, so the prefix of one tag is never the prefix of another.
     """
-    return sha256(b"layerlab/v1/" + tag.encode("ascii") + b"\0" + data).digest()
+    hashing = _begun(tag).copy()
+    hashing.update(data)
+    return hashing.digest()
+
+
+@lru_cache(maxsize=64)
+def _begun(tag: str) -> "_Hash":
+    return sha256(b"layerlab/v1/" + tag.encode("ascii") + b"\0")

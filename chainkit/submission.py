@@ -4,7 +4,7 @@ Responsible for the bodies of ``POST /transactions``, strictly typed and bounded
 gas and fees of a devnet request. Must not know of HTTP beyond the `Problem` that it raises, nor of the pool.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -87,10 +87,16 @@ def read_batch(rules: Rules, body: bytes) -> list[SignedTransaction]:
         wires = decode(_Wires, body, limit=MAX_BATCH_BYTES)
     except CodecError as error:
         raise malformed(str(error)) from None
+    limit = rules.fees.max_transaction_bytes
+    found = SignedTransaction.decode_together(wires, limit=limit) if len(wires) > 1 else None
+    return _decode_each(wires, limit) if found is None else found
+
+
+def _decode_each(wires: Sequence[bytes], limit: int) -> list[SignedTransaction]:
     transactions = []
     for index, wire in enumerate(wires):
         try:
-            transactions.append(SignedTransaction.decode(wire, limit=rules.fees.max_transaction_bytes))
+            transactions.append(SignedTransaction.decode(wire, limit=limit))
         except CodecError as error:
             raise malformed(f"transaction {index}: {error}") from None
     return transactions

@@ -23,6 +23,7 @@ from chainkit.codec import (
     Record,
     Signature,
     decode,
+    decode_together,
     encode,
     from_json,
     to_json,
@@ -98,7 +99,18 @@ class SignedTransaction(msgspec.Struct, gc=False, eq=False):
     @classmethod
     def decode(cls, wire: bytes, *, limit: int = MAX_TRANSACTION_BYTES) -> "SignedTransaction":
         """Read wire bytes. Raises `CodecError`. The signature is not checked here."""
-        w = decode(_Wire, wire, limit=limit)
+        return cls._read(decode(_Wire, wire, limit=limit), wire)
+
+    @classmethod
+    def decode_together(
+        cls, wires: Sequence[bytes], *, limit: int = MAX_TRANSACTION_BYTES
+    ) -> list["SignedTransaction"] | None:
+        """`decode` of each, for less; None if it would raise for any of them."""
+        read, found = cls._read, decode_together(_Wire, wires, limit=limit)
+        return None if found is None else [read(w, wire) for w, wire in zip(found, wires, strict=True)]
+
+    @classmethod
+    def _read(cls, w: _Wire, wire: bytes) -> "SignedTransaction":
         body = Body(w.chain_id, w.sender, w.nonce, w.gas_limit, w.max_fee_per_gas, w.tip_per_gas, w.action)
         # The body's array is the wire's array one element shorter: no second encoding is needed.
         return cls(body, w.signature, wire, transaction_id(b"\x97" + wire[1:-_SIGNATURE_SUFFIX]))

@@ -18,6 +18,7 @@ from chainkit.codec import (
     Name,
     Record,
     decode,
+    decode_together,
     encode,
     from_json,
     parse_hex,
@@ -130,6 +131,44 @@ def test_every_other_encoding_is_refused(data: bytes) -> None:
     assert decode(Inner, encode(Inner(1))) == Inner(1)
     with pytest.raises(CodecError):
         decode(Inner, data)
+
+
+def respelled(n: int) -> bytes:
+    """What reads as ``Inner(n)`` and is not its encoding."""
+    return b"\x92\xcf" + n.to_bytes(8, "big") + b"\xc4\x00"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.builds(lambda n, b: encode(Inner(n, b)), st.integers(0, 300), st.binary(max_size=4))
+        | st.builds(respelled, st.sampled_from([0, 300, MAX_AMOUNT, 2**33]))
+        | st.just(encode(Inner(5))[:-1])
+        | st.just(b""),
+        max_size=20,
+    )
+    | st.lists(st.builds(Inner, st.integers(0, 300)).map(encode), max_size=20),
+    st.integers(0, 30),
+    st.integers(-3, 3),
+    st.integers(4, 12),
+)
+def test_many_at_once_are_read_as_each_alone(items: list[bytes], place: int, shift: int, limit: int) -> None:
+    """Also where one of them ends later, and the next begins later, than it should."""
+    if place + 1 < len(items):
+        both = items[place] + items[place + 1]
+        cut = max(0, len(items[place]) + shift)
+        items[place : place + 2] = [both[:cut], both[cut:]]
+    alone: list[Inner] | None = None
+    with suppress(CodecError):
+        alone = [decode(Inner, item, limit=limit) for item in items]
+    assert decode_together(Inner, items, limit=limit) == alone
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 65_535, 65_536])
+def test_many_at_once_are_as_many_as_one_likes(count: int) -> None:
+    items = [encode(Inner(7))] * count
+    assert decode_together(Inner, items) == [Inner(7)] * count
+    assert count == 0 or decode_together(Inner, [*items[1:], respelled(7)]) is None
 
 
 def test_size_is_bounded_before_decoding_and_nesting_while() -> None:

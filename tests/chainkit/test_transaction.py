@@ -91,6 +91,22 @@ def test_cut_padded_and_respelled_wires_are_refused(wire: bytes) -> None:
         SignedTransaction.decode(wire)
 
 
+def test_many_wires_at_once_are_the_same_transactions() -> None:
+    wires = [transfer(ALICE, nonce, BOB.address, 5).wire for nonce in range(20)]
+    wires.append(call(ALICE, 0, "x", "y", bytes(300)).wire)
+    found = SignedTransaction.decode_together(wires)
+    alone = [SignedTransaction.decode(wire) for wire in wires]
+    assert found is not None
+    assert [(tx.body, tx.signature, tx.wire, tx.id) for tx in found] == [
+        (tx.body, tx.signature, tx.wire, tx.id) for tx in alone
+    ]
+    assert not any(tx.passed for tx in found)
+    assert all(tx.signature_valid() for tx in found)
+    for bad in (b"", GOOD.wire[:-1], GOOD.wire + b"\x00", b"\xdc\x00\x08" + GOOD.wire[1:], bytes(600_000)):
+        assert SignedTransaction.decode_together([*wires, bad, wires[0]]) is None
+    assert SignedTransaction.decode_together(wires, limit=len(wires[-1]) - 1) is None
+
+
 def test_the_size_is_bounded_before_decoding() -> None:
     assert SignedTransaction.decode(GOOD.wire, limit=len(GOOD.wire)) == GOOD
     with pytest.raises(CodecError, match="at most"):
