@@ -281,7 +281,7 @@ def _transaction_routes(backend: ChainBackend, intake: Intake) -> APIRouter:
         if wait_ms:
             result = await intake.wait_for(result, wait_ms)
         shown = {"transaction": signed_json(contracts, tx)}
-        return JsonResponse(result_json(result._replace(extra={**result.extra, **shown})), 202)
+        return JsonResponse(result_json(result.with_members(shown)), 202)
 
     @router.get(
         "/transactions/{hash}",

@@ -8,7 +8,10 @@ chain; the first is a rollup's word, the second L1's), "safe" (in a batch on L1)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import msgspec
 
 from chainkit.block import Block, Certificate, Header
 from chainkit.codec import Address, Bytes32
@@ -67,7 +70,7 @@ class TransactionView:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class SubmitResult(NamedTuple):
+class SubmitResult(msgspec.Struct, frozen=True, gc=False):
     """Whether a transaction was taken. ``code`` is empty, or "already_known" for one taken before; if it was
     refused, the reason (the codes of `chainkit.execution.InvalidTransaction` and the pool's own). ``extra``
     adds members to the JSON answer (a signed receipt)."""
@@ -76,7 +79,12 @@ class SubmitResult(NamedTuple):
     accepted: bool
     code: str = ""
     message: str = ""
-    extra: Mapping[str, Any] = {}
+    extra: Mapping[str, Any] = MappingProxyType({})
+
+    def with_members(self, members: Mapping[str, Any]) -> "SubmitResult":
+        """The same with more in its answer."""
+        extra = {**self.extra, **members}
+        return SubmitResult(self.hash, self.accepted, self.code, self.message, extra)
 
 
 class ChainBackend(Protocol):

@@ -14,11 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chainkit.backend import ChainBackend, SubmitResult
 from chainkit.codec import Address, Bytes32, to_json
-from chainkit.execution import InvalidTransaction
 from chainkit.http_limits import FORGET_BODY
 from chainkit.problems import MEDIA_TYPE, Problem
 from chainkit.signature_pool import SignaturePool
-from chainkit.submission import check_submitted, read_batch
+from chainkit.submission import read_batch, refusals
 from chainkit.transaction import SignedTransaction
 
 PATH: Final = "/transactions"
@@ -47,19 +46,19 @@ _to_msgpack = msgspec.msgpack.Encoder().encode
 
 class Intake:
     """Takes transactions for a backend. ``included`` None: this chain does not let clients wait for a block;
-    ``is_account`` as in `check_submitted`."""
+    ``accounts`` gives what `check_submitted` calls ``is_account``, as it is at the moment."""
 
     def __init__(
         self,
         backend: ChainBackend,
         pool: SignaturePool | None = None,
         included: Included | None = None,
-        is_account: Callable[[Address], bool] | None = None,
+        accounts: Callable[[], Callable[[Address], bool]] | None = None,
     ) -> None:
         self._backend = backend
         self._pool = pool or SignaturePool()
         self._included = included
-        self._is_account = is_account
+        self._accounts = accounts
 
     async def submit(
         self, transactions: Sequence[SignedTransaction], wait_ms: int = 0
@@ -73,22 +72,20 @@ class Intake:
             detail = f"{self._pool.waiting} signatures wait to be checked; try again in a moment"
             raise Problem(503, "overloaded", "The service is overloaded", detail)
         await self._pool.verify(transactions)
-        results: list[SubmitResult | None] = [self._refusal(tx) for tx in transactions]
-        good = [tx for tx, refused in zip(transactions, results, strict=True) if refused is None]
-        answers = iter(await self._backend.submit(good) if good else ())
-        return [self._or_included(next(answers) if r is None else r) for r in results]
+        is_account = None if self._accounts is None else self._accounts()
+        refused = refusals(self._backend.rules, transactions, is_account)
+        good = (
+            [tx for place, tx in enumerate(transactions) if place not in refused] if refused else transactions
+        )
+        results = list(await self._backend.submit(good)) if good else []
+        for place, refusal in refused.items():  # from the first on, so that each comes to its place
+            results.insert(place, SubmitResult(transactions[place].id, False, refusal.code, refusal.message))
+        return [self._or_included(result) if result.code else result for result in results]
 
     async def wait_for(self, result: SubmitResult, wait_ms: int) -> SubmitResult:
         """The same result with what is known when the transaction is in a block, or after so many ms."""
         (found,) = await self._wait([result], wait_ms)
         return found
-
-    def _refusal(self, tx: SignedTransaction) -> SubmitResult | None:
-        try:
-            check_submitted(self._backend.rules, tx, self._is_account)
-        except InvalidTransaction as refusal:
-            return SubmitResult(tx.id, False, refusal.code, refusal.message)
-        return None
 
     def _or_included(self, result: SubmitResult) -> SubmitResult:
         """The pool knows no blocks: what is old to it may stand in one."""
@@ -110,8 +107,7 @@ class Intake:
         accepted = [result.hash for result in results if result.accepted]
         found = await self._included(accepted, wait_ms / 1000)
         return [
-            result._replace(extra={**result.extra, **found[result.hash]}) if result.hash in found else result
-            for result in results
+            result.with_members(found[result.hash]) if result.hash in found else result for result in results
         ]
 
     async def bulk(
@@ -126,7 +122,7 @@ class Intake:
             results = await self._wait(results, wait_ms)
         if MSGPACK.encode() in accept:
             return MSGPACK, _to_msgpack({"results": [_packed(result) for result in results]})
-        return "application/json", _to_json({"results": [result_json(result) for result in results]})
+        return "application/json", results_json(results)
 
     def wait_ms(self, query: bytes) -> int:
         """The parameter ``wait`` of a query string, in ms. Raises `Problem`."""
@@ -157,6 +153,14 @@ def result_json(result: SubmitResult) -> Any:
         return _Row(shown, result.accepted, result.code, result.message)
     members = {"hash": shown, "accepted": result.accepted, "code": result.code, "message": result.message}
     return {**members, **to_json(result.extra)}
+
+
+def results_json(results: Sequence[SubmitResult]) -> bytes:
+    """The JSON answer to a body. Nearly always all are taken, and there is nothing to say of them but their hashes."""
+    if not results or not all(r.accepted and not (r.code or r.message or r.extra) for r in results):
+        return _to_json({"results": [result_json(result) for result in results]})
+    rows = [f'{{"hash":"0x{r.hash.hex()}","accepted":true,"code":"","message":""}}' for r in results]
+    return f'{{"results":[{",".join(rows)}]}}'.encode()
 
 
 def _packed(result: SubmitResult) -> Any:

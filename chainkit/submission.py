@@ -252,6 +252,21 @@ def check_submitted(
     check_stateless(rules, tx)
 
 
+def refusals(
+    rules: Rules,
+    transactions: Sequence[SignedTransaction],
+    is_account: Callable[[Address], bool] | None = None,
+) -> dict[int, InvalidTransaction]:
+    """What `check_submitted` raises for some of them, by their places."""
+    found: dict[int, InvalidTransaction] = {}
+    for place, tx in enumerate(transactions):
+        try:
+            check_submitted(rules, tx, is_account)
+        except InvalidTransaction as refusal:
+            found[place] = refusal
+    return found
+
+
 def sign_dev_request(rules: Rules, head: Head, request: DevRequest, pending_nonce: int) -> SignedTransaction:
     """Fill in what the request leaves out and sign it.
 

@@ -187,9 +187,9 @@ class RollupBackend:
             return "l1_behind", "L1 takes less than is offered; try again later"
         return None
 
-    def is_account(self, address: Address) -> bool:
-        """Whether there is such an account at the head."""
-        return self.node.local.view.has_account(address)
+    def accounts(self) -> Callable[[Address], bool]:
+        """Tells, until the head is another one, whether there is such an account."""
+        return self.node.local.view.has_account
 
     async def included(
         self, tx_ids: Sequence[Bytes32], seconds: float

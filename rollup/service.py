@@ -106,7 +106,7 @@ class RollupService:
         self._ahead = SignaturesAhead(self.pool, self._read)
         self._raising: asyncio.Task[None] | None = None
         included = self.backend.included if node.role == "sequencer" else None
-        self.intake = Intake(self.backend, self.pool, included, self.backend.is_account)
+        self.intake = Intake(self.backend, self.pool, included, self.backend.accounts)
 
     def now_ms(self) -> int:
         return int(self.clock.now() * 1000)

@@ -10,10 +10,13 @@ import msgspec
 import pytest
 from fake_chain import MemoryBackend
 from fastapi import FastAPI
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
 from chainkit import intake as intake_module
 from chainkit.api import chain_router
+from chainkit.backend import SubmitResult
 from chainkit.codec import Bytes32, encode
 from chainkit.http_limits import HttpLimits
 from chainkit.intake import BulkRoute, Intake
@@ -128,6 +131,29 @@ async def test_an_answer_in_messagepack_says_the_same(http: httpx.AsyncClient) -
     ]
     again = (await post(http, wires, accept="application/json")).json()["results"]
     assert [r["code"] for r in again] == ["already_known", "bad_signature", "already_known"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            SubmitResult,
+            st.binary(min_size=32, max_size=32),
+            st.booleans(),
+            st.sampled_from(["", "", "already_known"]),
+            st.sampled_from(["", "", 'a "quoted" é']),
+            st.sampled_from([{}, {}, {"height": 5}]),
+        )
+        | st.builds(SubmitResult, st.binary(min_size=32, max_size=32), st.just(True)),
+        max_size=4,
+    )
+)
+def test_an_answer_that_takes_all_is_spelled_as_any_other(results: list[SubmitResult]) -> None:
+    shown = [
+        {"hash": "0x" + r.hash.hex(), "accepted": r.accepted, "code": r.code, "message": r.message, **r.extra}
+        for r in results
+    ]
+    assert intake_module.results_json(results) == msgspec.json.encode({"results": shown})
 
 
 async def test_what_stands_in_a_block_is_told_so(http: httpx.AsyncClient, backend: MemoryBackend) -> None:
