@@ -10,10 +10,9 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-import httpx
-
 from chainkit.client import UNREACHABLE
 from l1node.messages import MAX_MESSAGES, encode_transactions, join
+from l1node.peer_http import PeerLink
 
 REQUEST_SECONDS = 2.0
 MAX_ANSWER_BYTES = 16 * 1024
@@ -123,13 +122,13 @@ class Peer:
 
 
 class Gossip:
-    """Sends to all peers. ``client`` is shared; whoever made it closes it."""
+    """Sends to all peers. ``link`` is shared; whoever made it closes it."""
 
-    def __init__(self, urls: Sequence[str], client: httpx.AsyncClient) -> None:
+    def __init__(self, urls: Sequence[str], link: PeerLink) -> None:
         self.peers = [Peer(url) for url in urls]
         self.sent = 0
         """Bodies that a peer answered."""
-        self._client = client
+        self._link = link
 
     def broadcast(self, message: bytes) -> None:
         """Say an encoded consensus message to every peer. Never waits."""
@@ -162,27 +161,20 @@ class Gossip:
     async def _post(self, peer: Peer, body: bytes) -> bool:
         """Whether the peer has taken or refused the body; False if it should be sent again later."""
         try:
-            async with (
-                asyncio.timeout(2 * REQUEST_SECONDS),
-                self._client.stream(
-                    "POST",
-                    f"{peer.url}/p2p/messages",
-                    content=body,
-                    headers=_HEADERS,
-                    timeout=REQUEST_SECONDS,
-                ) as answer,
-            ):
-                reason = await _beginning(answer)
+            answer = await self._link.ask(
+                "POST", f"{peer.url}/p2p/messages", body=body, seconds=REQUEST_SECONDS, most=MAX_ANSWER_BYTES
+            )
         except UNREACHABLE as error:
             self._note(peer, f"{type(error).__name__}: {error}")
             return False
-        if answer.status_code in (408, 429, 502, 503, 504):
-            self._note(peer, f"status {answer.status_code}")
+        if answer.status in (408, 429, 502, 503, 504):
+            self._note(peer, f"status {answer.status}")
             return False
-        if answer.is_error:
+        if answer.status >= 400:
+            reason = answer.body[:200].decode("utf-8", "replace")
             _log.warning(
                 "a peer refused what we said",
-                extra={"fields": {"peer": peer.url, "status": answer.status_code, "answer": reason}},
+                extra={"fields": {"peer": peer.url, "status": answer.status, "answer": reason}},
             )
         self.sent += 1
         if peer.failures or not peer.reached:
@@ -194,16 +186,3 @@ class Gossip:
         if not peer.failures:  # once, not at every attempt
             _log.info("cannot reach a peer", extra={"fields": {"peer": peer.url, "reason": reason[:200]}})
         peer.failures, peer.reached = peer.failures + 1, False
-
-
-async def _beginning(answer: httpx.Response) -> str:
-    """What a peer says, as far as it is worth reading: it may never end, or unpack to anything."""
-    data = b""
-    async for chunk in answer.aiter_raw():
-        data += chunk
-        if len(data) > MAX_ANSWER_BYTES:
-            break  # the connection is closed with it
-    return data[:200].decode("utf-8", "replace")
-
-
-_HEADERS = {"content-type": "application/msgpack", "accept-encoding": "identity"}

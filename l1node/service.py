@@ -43,6 +43,7 @@ from l1node.faults import FaultSwitch
 from l1node.gossip import Gossip
 from l1node.node import ROLE, BrokenNodeError, L1Node
 from l1node.p2p_api import p2p_router
+from l1node.peer_http import PeerHttp, PeerLink
 from l1node.sync import Sync
 from l1node.validator_api import validator_router
 
@@ -76,6 +77,11 @@ def check_key(genesis: Genesis, key: KeyPair | None, name: str | None) -> None:
         )
 
 
+def _client(peers: int, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=4 * peers + 4, max_keepalive_connections=2 * peers + 2)
+    return httpx.AsyncClient(limits=limits, trust_env=False, transport=transport)
+
+
 async def create(
     chain: Chain,
     key: KeyPair | None,
@@ -86,26 +92,25 @@ async def create(
     fault_token: str | None = None,
     checkpoint: Checkpoint | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
-    http: type[httpx.AsyncClient] = httpx.AsyncClient,
+    link: PeerLink | None = None,
     store: type[Store] = Store,
 ) -> tuple[Service, L1Node]:
     """A node and the service around it. ``fault_token`` None: no faults. Raises what cannot start.
 
-    ``http`` talks to peers and ``store`` keeps what must last: a simulation brings its own.
+    ``link`` reaches peers and ``store`` keeps what must last: a simulation brings its own.
     """
     if fault_token is not None and key is None:
         raise StartupError(f"{named('--enable-faults')} is for a validator; give its key, or leave it out")
     opened = store(data, genesis_hash=chain.genesis_hash, role=ROLE)
-    limits = httpx.Limits(max_connections=4 * len(peers) + 4, max_keepalive_connections=2 * len(peers) + 2)
-    client = http(limits=limits, trust_env=False, transport=transport)
+    reach = link or PeerHttp(_client(len(peers), transport))
     try:
         node = L1Node(
             chain,
             key,
             opened,
             clock,
-            Gossip(peers, client),
-            lambda feed: Sync(peers, client, feed),
+            Gossip(peers, reach),
+            lambda feed: Sync(peers, reach, feed),
             engine_type=Engine if fault_token is None else ByzantineEngine,
             checkpoint=checkpoint,
         )
@@ -114,7 +119,7 @@ async def create(
         raise
 
     async def close() -> None:
-        await client.aclose()
+        await reach.aclose()
         await node.close()
 
     app = make_app("layerlab L1 node", description="A validator of the proof-of-stake L1.")

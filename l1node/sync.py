@@ -8,12 +8,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-import httpx
-
 from chainkit.block import CertifiedBlock
 from chainkit.client import UNREACHABLE
 from chainkit.codec import CodecError, decode
 from l1node.gossip import FIRST_PAUSE, LONGEST_PAUSE
+from l1node.peer_http import PeerLink
 
 PAGE = 64
 """Blocks asked for at once."""
@@ -34,9 +33,9 @@ class AnswerError(Exception):
 class Sync:
     """Fetches from ``urls`` what `want` asks for and hands it to ``feed``, which may ask for more."""
 
-    def __init__(self, urls: Sequence[str], client: httpx.AsyncClient, feed: Feed) -> None:
+    def __init__(self, urls: Sequence[str], link: PeerLink, feed: Feed) -> None:
         self._urls = [url.rstrip("/") for url in urls]
-        self._client = client
+        self._link = link
         self._feed = feed
         self._next = 0
         self._wanted: int | None = None
@@ -81,19 +80,19 @@ class Sync:
 
     async def _fetch(self, url: str, height: int) -> list[CertifiedBlock]:
         parameters = {"from": height, "limit": PAGE}
-        data = bytearray()
-        async with asyncio.timeout(REQUEST_SECONDS * 2):
-            async with self._client.stream(
-                "GET", f"{url}/certified-blocks", params=parameters, timeout=REQUEST_SECONDS
-            ) as answer:
-                if answer.status_code != 200:
-                    raise AnswerError(f"{url} answered with status {answer.status_code}")
-                async for chunk in answer.aiter_raw():
-                    data += chunk
-                    if len(data) > MAX_ANSWER_BYTES:
-                        raise AnswerError(f"{url} sent more than {MAX_ANSWER_BYTES} bytes")
+        answer = await self._link.ask(
+            "GET",
+            f"{url}/certified-blocks",
+            params=parameters,
+            seconds=REQUEST_SECONDS,
+            most=MAX_ANSWER_BYTES,
+        )
+        if answer.status != 200:
+            raise AnswerError(f"{url} answered with status {answer.status}")
+        if len(answer.body) > MAX_ANSWER_BYTES:
+            raise AnswerError(f"{url} sent more than {MAX_ANSWER_BYTES} bytes")
         try:
-            return decode(list[CertifiedBlock], bytes(data), limit=MAX_ANSWER_BYTES)
+            return decode(list[CertifiedBlock], answer.body, limit=MAX_ANSWER_BYTES)
         except CodecError as error:
             raise AnswerError(f"{url} sent no certified blocks: {error}") from None
 

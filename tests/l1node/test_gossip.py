@@ -28,6 +28,7 @@ from l1node.messages import (
     encode_transactions,
     join,
 )
+from l1node.peer_http import PeerHttp
 from l1node.sync import Sync
 
 KEY = dev_keypair("validator-0")
@@ -92,7 +93,7 @@ async def gossiping(
 ) -> None:
     wire = wire or Wire()
     async with httpx.AsyncClient(transport=wire) as client:
-        gossip = Gossip(urls, client)
+        gossip = Gossip(urls, PeerHttp(client))
         task = asyncio.create_task(gossip.run())
         try:
             await use(gossip, wire)
@@ -381,7 +382,7 @@ def test_a_useless_peer_is_passed_over_for_the_next(monkeypatch: pytest.MonkeyPa
         fed: list[CertifiedBlock] = []
         library = Library(answers)
         async with httpx.AsyncClient(transport=library) as client:
-            sync = Sync([f"http://{host}" for host in answers], client, fed.extend)
+            sync = Sync([f"http://{host}" for host in answers], PeerHttp(client), fed.extend)
             task = asyncio.create_task(sync.run())
             sync.want(7)
             await until(lambda: fed == blocks)
@@ -403,7 +404,7 @@ def test_what_feeding_asks_for_is_fetched_next() -> None:
                 if len(library.asked) < 3:
                     sync.want(len(library.asked) + 1)
 
-            sync = Sync(["http://a"], client, feed)
+            sync = Sync(["http://a"], PeerHttp(client), feed)
             task = asyncio.create_task(sync.run())
             sync.want(1)
             await until(lambda: len(library.asked) == 3 and not sync.busy)

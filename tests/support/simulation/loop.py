@@ -2,12 +2,18 @@
 
 Responsible for one deterministic order of callbacks and for the clocks that services read. Must not know
 what runs on it. Nothing here does I/O: a loop that has nothing left to do is an error, not a pause.
+
+What may run now runs in the order in which it was asked for; timers of one instant do as well. It has neither a
+selector nor a lock nor a debug mode, and its handles are as small as tasks and timeouts need them: a simulated
+network is little else than callbacks.
 """
 
 import asyncio
-import selectors
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextvars import Context, copy_context
+from heapq import heappop, heappush
 from typing import Any
 
 BUSY_ROUNDS = 100_000
@@ -18,38 +24,102 @@ class Deadlock(Exception):  # noqa: N818 - it names what happened
     """Every task waits for something that nothing will bring, or some task does not let time pass."""
 
 
-class _NoIO(selectors.DefaultSelector):
-    """Where a loop would sleep, time passes."""
+class _Handle:
+    """A callback that may be taken back."""
 
-    advance: Callable[[float], None]
-    rounds = 0
+    __slots__ = ("args", "callback", "context", "time")
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise Deadlock("nothing is scheduled and nothing is running")
-        self.rounds = 0 if timeout > 0 else self.rounds + 1
-        if self.rounds > BUSY_ROUNDS:
-            raise Deadlock(f"time does not pass after {BUSY_ROUNDS} rounds")
-        if timeout > 0:
-            self.advance(timeout)
-        return []
+    def __init__(
+        self, callback: Callable[..., object] | None, args: Any, context: Context | None, time: float
+    ) -> None:
+        self.callback, self.args, self.time = callback, args, time
+        self.context = copy_context() if context is None else context
+
+    def cancel(self) -> None:
+        self.callback = self.args = None
+
+    def cancelled(self) -> bool:
+        return self.callback is None
+
+    def when(self) -> float:
+        """Seconds of virtual time."""
+        return self.time
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
+class VirtualLoop(asyncio.BaseEventLoop):
     """Time starts at 0 s. Work that services give to threads is done at once, in place."""
 
-    def __init__(self) -> None:
-        self._now = 0.0
-        selector = _NoIO()
-        selector.advance = self._advance
-        super().__init__(selector)
+    _stopping: bool
 
-    def _advance(self, seconds: float) -> None:
-        self._now += seconds
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._soon: deque[_Handle] = deque()
+        self._timers: list[tuple[float, int, _Handle]] = []
+        self._numbers = 0
+        self._rounds = 0
 
     def time(self) -> float:
         """Seconds of virtual time since the loop was made."""
         return self._now
+
+    # --- asking for callbacks ---
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> _Handle:
+        handle = _Handle(callback, args, context, self._now)
+        self._soon.append(handle)
+        return handle
+
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> _Handle:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> _Handle:
+        handle = _Handle(callback, args, context, when)
+        self._numbers += 1  # those of one instant run in order
+        heappush(self._timers, (when, self._numbers, handle))
+        return handle
+
+    # --- running them ---
+
+    def _run_once(self) -> None:
+        """All that may run now, but for what it asks for meanwhile. `run_forever` calls this again and again."""
+        soon = self._soon
+        self._pass_time()
+        for _ in range(len(soon)):
+            handle = soon.popleft()
+            callback = handle.callback
+            if callback is not None:
+                try:
+                    handle.context.run(callback, *handle.args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - as asyncio does
+                    self.call_exception_handler({"message": f"{callback!r} failed", "exception": error})
+
+    def _pass_time(self) -> None:
+        """To the next timer, unless something may run now; the timers that are due may run now."""
+        timers, soon = self._timers, self._soon
+        while timers and timers[0][2].callback is None:
+            heappop(timers)
+        if not soon and not self._stopping:
+            if not timers:
+                raise Deadlock("nothing is scheduled and nothing is running")
+            if timers[0][0] > self._now:
+                self._now = timers[0][0]
+                self._rounds = 0
+        self._rounds += 1
+        if self._rounds > BUSY_ROUNDS:
+            raise Deadlock(f"time does not pass after {BUSY_ROUNDS} rounds")
+        while timers and timers[0][0] <= self._now:
+            soon.append(heappop(timers)[2])
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
