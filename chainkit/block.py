@@ -6,6 +6,7 @@ Must not know how votes travel, nor what the transactions do.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
 from typing import Annotated
@@ -141,18 +142,27 @@ class Validator(Record, frozen=True):
     stake: U53
 
 
-class ValidatorSet(Record, frozen=True):
-    """The validators of an era, sorted by address, each with a positive stake."""
+class ValidatorSet(Record, frozen=True, dict=True, gc=True):
+    """The validators of an era, sorted by address, each with a positive stake.
+
+    One set is asked many times in every slot of its era, so it remembers who has what (``dict``, and so ``gc``).
+    """
 
     validators: Annotated[list[Validator], Meta(max_length=MAX_VALIDATORS)]
 
-    @property
+    @cached_property
     def total(self) -> int:
         return sum(v.stake for v in self.validators)
 
+    @cached_property
+    def _stakes(self) -> dict[Address, int]:
+        return {
+            v.address: v.stake for v in reversed(self.validators)
+        }  # of two of one address the first counts
+
     def stake_of(self, address: Address) -> int:
         """The stake behind a key; 0 if it is not in the set."""
-        return next((v.stake for v in self.validators if v.address == address), 0)
+        return self._stakes.get(address, 0)
 
     def is_quorum(self, stake: int) -> bool:
         """Two thirds, in integers; an empty set has no quorum (promise P24)."""

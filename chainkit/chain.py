@@ -6,7 +6,7 @@ states what came out. Must not know who may propose, nor how blocks become final
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol, TypeVar
 
 from chainkit.at_hand import AtHand
 from chainkit.block import (
@@ -35,6 +35,11 @@ from chainkit.merkle import Tree
 from chainkit.merkle_list import list_root
 from chainkit.state import State
 from chainkit.transaction import SignedTransaction
+
+REMEMBERED: Final = 64
+"""Validator sets, and leaders, that a chain remembers: a node asks for those of a block several times."""
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class InvalidBlock(Exception):  # noqa: N818 - reads as the reason it is
@@ -87,6 +92,10 @@ class Chain:
         self.genesis_hash = genesis.hash()
         self._genesis_tree: Tree | None = None
         self._at_hand = AtHand()
+        self._sets: dict[tuple[Bytes32, int], ValidatorSet] = {}
+        """By state root and era: the newest that were asked for."""
+        self._leaders: dict[tuple[Bytes32, int], Address | None] = {}
+        """By state root and slot."""
         self.rules: Rules
         if known_root is None:
             self.rules, self._genesis_tree = genesis_state(genesis)
@@ -135,14 +144,23 @@ class Chain:
     def validators(self, parent: Tree, slot: int) -> ValidatorSet:
         """The validator set of a slot on the branch whose tip state is ``parent``."""
         era = era_of(slot, self.genesis.era_slots)
+        found = self._sets.get((parent.root, era))
+        if found is None:
+            found = _keep(self._sets, (parent.root, era), self._read_set(parent, era))
+        return found
+
+    def _read_set(self, parent: Tree, era: int) -> ValidatorSet:
         last = decode(int, parent.get(LAST_ERA_KEY) or b"\x00")
         value = parent.get(validators_key(min(era, last)))
         return decode(ValidatorSet, value) if value else ValidatorSet([])
 
     def leader(self, parent: Tree, slot: int) -> Address | None:
         """Who may propose in a slot on that branch."""
+        key = parent.root, slot
+        if key in self._leaders:
+            return self._leaders[key]
         seed = era_seed(self.genesis_hash, era_of(slot, self.genesis.era_slots))
-        return self.validators(parent, slot).leader(seed, slot)
+        return _keep(self._leaders, key, self.validators(parent, slot).leader(seed, slot))
 
     def execute(self, parent: ExecutedBlock, block: Block, known: Known | None = None) -> ExecutedBlock:
         """Check a block against its parent and run it. Raises `InvalidBlock`; changes nothing.
@@ -243,6 +261,14 @@ class Chain:
             block, header.hash(), tuple(included), tuple(receipts), tree, changes, tuple(events)
         )
         return executed, skipped
+
+
+def _keep(memory: dict[K, V], key: K, value: V) -> V:
+    """Remember a value; the oldest ones go."""
+    memory[key] = value
+    if len(memory) > REMEMBERED:
+        del memory[next(iter(memory))]
+    return value
 
 
 def executed_transactions(

@@ -16,7 +16,7 @@ MAX_BLOCKS = 512
 """Blocks kept above the final one, the longest notarized chain not counted."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """A block and its standing. ``validators`` are those who may certify it."""
 
@@ -25,17 +25,12 @@ class Node:
     certificate: Certificate | None = None
     notarized: bool = False
 
-    @property
-    def hash(self) -> Bytes32:
-        return self.executed.hash
-
-    @property
-    def height(self) -> int:
-        return self.executed.header.height
-
-    @property
-    def slot(self) -> int:
-        return self.executed.header.slot
+    def __post_init__(self) -> None:
+        header = self.executed.header
+        self.hash: Bytes32 = self.executed.hash
+        self.parent: Bytes32 = header.parent
+        self.height: int = header.height
+        self.slot: int = header.slot
 
     @property
     def rank(self) -> tuple[int, int, Bytes32]:
@@ -82,7 +77,7 @@ class BlockTree:
         path = []
         while node is not self.final:
             path.append(node)
-            node = self._nodes[node.executed.header.parent]
+            node = self._nodes[node.parent]
         return path[::-1]
 
     def finalize(self, node: Node) -> list[Node]:
@@ -98,7 +93,7 @@ class BlockTree:
     def _keep_descendants(self) -> None:
         kept = {self.final.hash: self.final}
         for node in sorted(self._nodes.values(), key=lambda n: n.height):
-            if node.executed.header.parent in kept:
+            if node.parent in kept:
                 kept[node.hash] = node
         self._nodes = kept
 
@@ -108,7 +103,7 @@ class BlockTree:
             del self._nodes[node.hash]
         longest = {node.hash for node in self.path(self.head)} | {self.final.hash}
         while len(self._nodes) - len(longest) > MAX_BLOCKS:
-            parents = {node.executed.header.parent for node in self._nodes.values()}
+            parents = {node.parent for node in self._nodes.values()}
             leaves = [n for n in self._nodes.values() if n.hash not in parents and n.hash not in longest]
             worst = min(leaves, key=lambda n: (n.notarized, n.rank))
             del self._nodes[worst.hash]

@@ -118,7 +118,7 @@ class Engine(Observer):
         if self._key is None:
             return
         for slot in (self._slot - 1, self._slot):  # of older ones it is too late: see `_is_voting_time`
-            if slot in self._proposals and self._is_voting_time(slot):
+            if slot > self._voted.slot and slot in self._proposals and self._is_voting_time(slot):
                 nodes = [self._tree.get(block_hash) for block_hash in self._proposals[slot]]
                 choice = next((n for n in nodes if n is not None and self._may_be_voted(n)), None)
                 if choice is not None:

@@ -18,7 +18,6 @@ from chainkit.block import (
     ValidatorSet,
     Vote,
     check_certificate,
-    era_of,
 )
 from chainkit.chain import Chain, ExecutedBlock, InvalidBlock, Known, MisshapenBlock
 from chainkit.codec import Address, Bytes32
@@ -76,7 +75,6 @@ class Observer:
         self._orphans: dict[Bytes32, Proposal] = {}
         self._invalid: dict[Bytes32, int] = {}
         self._proposals: dict[int, list[Bytes32]] = {}
-        self._sets: dict[tuple[Bytes32, int], ValidatorSet] = {}
         self._now = 0
         self._slot = 0
         self._progress_slot = 0
@@ -176,7 +174,6 @@ class Observer:
             self._invalid = {h: s for h, s in self._invalid.items() if s >= floor}
             self._proposals = {s: hashes for s, hashes in self._proposals.items() if s >= floor}
             self._orphans = {h: p for h, p in self._orphans.items() if p.block.header.slot >= floor}
-            self._sets.clear()
         self._slot = slot
 
     def _speak(self) -> None:
@@ -421,10 +418,7 @@ class Observer:
 
     def _set(self, parent: Node, slot: int) -> ValidatorSet:
         """The validator set of a slot on the branch that ends in ``parent``."""
-        place = parent.hash, era_of(slot, self._chain.genesis.era_slots)
-        if place not in self._sets:
-            self._sets[place] = self._chain.validators(parent.executed.tree, slot)
-        return self._sets[place]
+        return self._chain.validators(parent.executed.tree, slot)
 
 
 def _pairs(nodes: list[Node]) -> list[tuple[ExecutedBlock, Certificate]]:

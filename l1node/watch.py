@@ -19,10 +19,14 @@ MAX_HEADERS = 2
 """Proposals kept a proposer and slot: two prove the offence, a third adds nothing."""
 
 
+def _same_block(a: Vote, b: Vote) -> bool:
+    return a.height == b.height and a.block_hash == b.block_hash
+
+
 def contradiction(a: Vote, b: Vote) -> VoteEvidence | None:
     """The offence that two votes of one voter prove, if they do."""
     if a.slot == b.slot:
-        return None if (a.height, a.block_hash) == (b.height, b.block_hash) else VoteEvidence(a, b)
+        return None if _same_block(a, b) else VoteEvidence(a, b)
     first, second = (a, b) if a.slot < b.slot else (b, a)
     return VoteEvidence(first, second) if second.height < first.height else None
 
@@ -49,14 +53,17 @@ class Watch:
         kept = self._votes.get(vote.slot, {}).get(vote.voter)
         if kept is None:
             return False
-        same = (kept.height, kept.block_hash) == (vote.height, vote.block_hash)
-        return same or ("double-vote", vote.slot, vote.voter) in self._reported
+        return _same_block(kept, vote) or ("double-vote", vote.slot, vote.voter) in self._reported
 
     def contradicted(self, vote: Vote) -> VoteEvidence | None:
         """Evidence, not reported before, that this vote and one that is kept are an offence."""
         highest = self._highest.get(vote.voter)
-        if highest is not None and vote.slot > self._newest[vote.voter] and vote.height >= highest.height:
-            return None  # later than all, lower than none: what every honest vote is
+        if highest is not None:
+            newest = self._newest[vote.voter]
+            if vote.slot > newest and vote.height >= highest.height:
+                return None  # later than all, lower than none: what every honest vote is
+            if vote.slot == newest == highest.slot and _same_block(vote, highest):
+                return None  # that very vote again, as it comes in every certificate
         seen = [slot[vote.voter] for slot in self._votes.values() if vote.voter in slot]
         if highest is not None:
             seen.append(highest)

@@ -22,7 +22,8 @@ from l1node.byzantine import FAULTS, ByzantineEngine, UnknownFaultError
 from l1node.evidence import Evidence, EvidenceError, ProposalEvidence, VoteEvidence, check_evidence
 from l1node.observer import MAX_REJECTED_BLOCKS, Observer
 from l1node.reporter import RETRY_SLOTS, Reporter
-from l1node.watch import EVIDENCE_SLOTS, RECENT_SLOTS, Watch
+from l1node.watch import EVIDENCE_SLOTS, RECENT_SLOTS, Watch, contradiction
+from l1node.watch import _offence as watch_offence
 
 CULPRIT = KEYS[0]
 
@@ -120,6 +121,27 @@ def test_the_watch_finds_an_offence_exactly_if_there_is_one(places: list[tuple[i
     for each in evidence:
         assert check_evidence(each, 900)[0] == CULPRIT.address
     assert bool(evidence) == bool(offences(votes, 900))
+
+
+def walked(watch: Watch, new: Vote) -> VoteEvidence | None:
+    """What `Watch.contradicted` must answer, without any short cut."""
+    seen = [votes[new.voter] for votes in watch._votes.values() if new.voter in votes]
+    seen += [watch._highest[new.voter]] if new.voter in watch._highest else []
+    found = [contradiction(other, new) for other in seen]
+    return next((e for e in found if e is not None and watch_offence(e) not in watch._reported), None)
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 1)), max_size=12))
+def test_the_short_cuts_of_the_watch_change_no_answer(places: list[tuple[int, int, int]]) -> None:
+    watch = Watch()
+    for place in places:
+        new = vote(*place)
+        evidence = watch.contradicted(new)
+        assert evidence == walked(watch, new)
+        if evidence is not None:
+            watch.report(evidence)
+        watch.keep(new)
 
 
 def test_no_order_of_arrival_hides_an_offence() -> None:
