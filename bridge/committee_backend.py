@@ -11,9 +11,9 @@ from bridge.committee_abi import BRIDGE, GATEWAY
 from bridge.committee_views import invariant_json
 from bridge.hints import Told, Tracked, Tracking, read_told, send
 from bridge.pair import FollowedChain, Pair
+from chainkit.block_rows import StoredTransaction
 from chainkit.chain import ExecutedBlock
 from chainkit.codec import Address, Bytes32
-from chainkit.store import StoredTransaction
 from chainkit.transaction import Call, SignedTransaction
 
 ROLE: Final = "bridge"

@@ -19,6 +19,7 @@ from bridge.params import AddressText, From, Id, Limit, page, parse_address, par
 from bridge.shapes import DEPOSIT, FORCED, SENT
 from bridge.views import deposit_json, forced_json
 from bridge.views_batches import Json
+from chainkit.block_rows import StoredTransaction
 from chainkit.codec import Bytes32, CodecError, decode, parse_hex, to_json
 from chainkit.openapi import (
     ACTION,
@@ -36,7 +37,6 @@ from chainkit.openapi import (
 )
 from chainkit.ops_api import JsonResponse
 from chainkit.problems import Problem
-from chainkit.store import StoredTransaction
 from chainkit.submission import dev_key, malformed
 from chainkit.transaction import Call, SignedTransaction
 from chainkit.views import signed_json

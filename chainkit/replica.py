@@ -7,10 +7,11 @@ Must not know what the chain's contracts mean to anybody, nor how blocks are fet
 from collections.abc import Iterator
 
 from chainkit.block import Block, Certificate, Header
+from chainkit.block_rows import StoredBlock
 from chainkit.chain import Chain, ExecutedBlock
 from chainkit.codec import CodecError, decode, encode
 from chainkit.execution import Receipt, receipts_root
-from chainkit.store import Store, StoredBlock, StoreError
+from chainkit.store import Store, StoreError
 from chainkit.transaction import SignedTransaction
 
 _PAGE = 200

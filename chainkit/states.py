@@ -31,7 +31,9 @@ _Item = tuple[bytes, bytes]
 _LIMIT: Final = 1 << 30
 
 
-class _Run(Protocol):
+class Run(Protocol):
+    """Runs one statement of SQL."""
+
     def __call__(self, sql: str, values: tuple[object, ...] = (), /) -> Any: ...
 
 
@@ -40,7 +42,7 @@ class StoredState:
 
     def __init__(
         self,
-        run: _Run,
+        run: Run,
         write: Callable[[str, Iterable[tuple[object, ...]]], None],
         get_meta: Callable[[str], bytes | None],
         set_meta: Callable[[str, bytes], None],

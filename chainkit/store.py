@@ -10,11 +10,22 @@ hold no await.
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from chainkit.block_rows import (
+    Cut,
+    StoredBlock,
+    StoredTransaction,
+    cut_of,
+    ids_of,
+    pack,
+    position_of,
+    ran_of,
+    take_all,
+)
 from chainkit.codec import MAX_AMOUNT, Bytes32, decode, encode
 from chainkit.datadir import (
     DISK_ADVICE,
@@ -26,10 +37,11 @@ from chainkit.datadir import (
 )
 from chainkit.execution import Receipt
 from chainkit.merkle import Tree
+from chainkit.places import Places
 from chainkit.states import StoredState
 from chainkit.transaction import SignedTransaction
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE_NAME = "node.db"
 
 _SCHEMA = """
@@ -37,16 +49,15 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE state_parts (part INTEGER PRIMARY KEY, items BLOB NOT NULL);
 CREATE TABLE state_log (seq INTEGER PRIMARY KEY AUTOINCREMENT, items BLOB NOT NULL);
 CREATE TABLE blocks (
-  height INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, block BLOB NOT NULL, certificate BLOB);
+  height INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, certificate BLOB, block BLOB NOT NULL);
 CREATE TABLE transactions (
-  height INTEGER NOT NULL, position INTEGER NOT NULL, id BLOB NOT NULL, executed INTEGER NOT NULL,
-  wire BLOB NOT NULL, receipt BLOB NOT NULL,
-  PRIMARY KEY (height, position)) WITHOUT ROWID;
-CREATE INDEX transactions_by_id ON transactions (id);
+  height INTEGER PRIMARY KEY, entries BLOB NOT NULL, receipts BLOB NOT NULL);
+CREATE TABLE places (row INTEGER PRIMARY KEY, entries BLOB NOT NULL);
 CREATE TABLE events (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, height INTEGER NOT NULL, source TEXT NOT NULL, name TEXT NOT NULL,
   data TEXT NOT NULL, tx_id BLOB);
 """
+_BLOCK = "SELECT height, hash, block, certificate FROM blocks"
 
 
 class StoreError(Exception):
@@ -70,25 +81,6 @@ def _is_disk(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in DISK_ERRORS
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DISK_CODES
-
-
-class StoredBlock(NamedTuple):
-    """A block as it was put: its encoded bytes and its encoded certificate, if it has one (on a rollup, what
-    the sequencer signed for it)."""
-
-    height: int
-    hash: Bytes32
-    block: bytes
-    certificate: bytes | None
-
-
-class StoredTransaction(NamedTuple):
-    """A transaction in a block, with the receipt that it got there."""
-
-    height: int
-    position: int
-    wire: bytes
-    receipt: Receipt
 
 
 class StoredEvent(NamedTuple):
@@ -133,6 +125,7 @@ class Store:
         )
         self._listeners: list[Callable[[], None]] = []
         self._states = StoredState(self._run, self._write, self.get_meta, self.set_meta)
+        self._places = Places(self._run, self._write, self.get_meta, self.set_meta)
         try:
             self._lock = DataDirLock(path)
         except DataDirError as error:
@@ -219,14 +212,16 @@ class Store:
 
     # --- transactions ---
 
-    @contextmanager
-    def transaction(self, *, flush: bool = True) -> Iterator[None]:
+    def transaction(self, *, flush: bool = True) -> "_Group":
         """Group writes: all of them are on disk when the outermost block ends, or none. May be nested.
 
         An exception inside, also one caught further out but still inside, undoes the whole group. Without
         ``flush`` the outermost one leaves its writes to the operating system: a crash of the process cannot undo
         them, a power failure can. Its events are not shown before `flush` has returned and `flushed` was called.
         """
+        return _Group(self, flush)
+
+    def _begin(self, flush: bool) -> None:
         if self._depth == 0:
             self._doomed = False
             if flush != self._flushes:
@@ -236,15 +231,19 @@ class Store:
                 self._shown_seq = self.last_seq()
             self._run("BEGIN IMMEDIATE")
         self._depth += 1
+
+    def _leave(self, failed: bool) -> None:
+        self._doomed = self._doomed or failed
+        self._depth -= 1
+        if self._depth > 0:
+            return
+        kept = False
         try:
-            yield
-        except BaseException:
-            self._doomed = True
-            raise
+            self._end()
+            kept = not self._doomed
         finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self._end()
+            if not kept:
+                self._places.forget()
 
     def flush(self) -> None:
         """Wait until the disk has all that was committed. May be called from another thread than all the rest:
@@ -350,36 +349,34 @@ class Store:
         ``receipts`` are those of the transactions in their encoding, if the caller has them.
         """
         pairs = list(transactions)
-        encoded = [encode(receipt) for _, receipt in pairs] if receipts is None else receipts
-        rows = (
-            (height, position, tx.id, receipt.gas_used > 0, tx.wire, data)
-            for position, ((tx, receipt), data) in enumerate(zip(pairs, encoded, strict=True))
-        )
         with self.transaction():
-            self._write("INSERT INTO blocks VALUES (?, ?, ?, ?)", [(height, block_hash, block, certificate)])
-            self._write("INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?)", rows)
-
-    def set_certificate(self, height: int, certificate: bytes) -> None:
-        """Add the certificate of a stored block."""
-        self._write("UPDATE blocks SET certificate = ? WHERE height = ?", [(certificate, height)])
+            self._write(
+                "INSERT INTO blocks (height, hash, certificate, block) VALUES (?, ?, ?, ?)",
+                [(height, block_hash, certificate, block)],
+            )
+            if pairs:
+                entries, encoded = pack(block, pairs, receipts)
+                self._places.add(height, [tx.id for tx, _ in pairs], ran_of(entries))
+                self._write("INSERT INTO transactions VALUES (?, ?, ?)", [(height, entries, encoded)])
 
     def remove_blocks_above(self, height: int) -> None:
         """Drop the blocks after ``height`` and their transactions (a rollup reverts). Events stay."""
         with self.transaction():
             self._run("DELETE FROM blocks WHERE height > ?", (height,))
             self._run("DELETE FROM transactions WHERE height > ?", (height,))
+            self._places.remove_above(height)
 
     def block_by_height(self, height: int) -> StoredBlock | None:
-        row = self._run("SELECT * FROM blocks WHERE height = ?", (height,)).fetchone()
+        row = self._run(f"{_BLOCK} WHERE height = ?", (height,)).fetchone()
         return None if row is None else StoredBlock(*row)
 
     def block_by_hash(self, block_hash: Bytes32) -> StoredBlock | None:
-        row = self._run("SELECT * FROM blocks WHERE hash = ?", (block_hash,)).fetchone()
+        row = self._run(f"{_BLOCK} WHERE hash = ?", (block_hash,)).fetchone()
         return None if row is None else StoredBlock(*row)
 
     def blocks_from(self, height: int, limit: int) -> list[StoredBlock]:
         """At most ``limit`` blocks in order, from ``height`` on."""
-        rows = self._run("SELECT * FROM blocks WHERE height >= ? ORDER BY height LIMIT ?", (height, limit))
+        rows = self._run(f"{_BLOCK} WHERE height >= ? ORDER BY height LIMIT ?", (height, limit))
         return [StoredBlock(*row) for row in rows]
 
     def head_height(self) -> int:
@@ -388,33 +385,44 @@ class Store:
 
     def transaction_by_id(self, tx_id: Bytes32) -> StoredTransaction | None:
         """Where a transaction stands; of several places (a replay on a rollup), where it was executed."""
+        for height, executed, _ in self._places.find(tx_id):
+            entries = self._entries(height)
+            position = position_of(entries, tx_id, executed)
+            if position is not None:
+                return self._transaction(height, position, cut_of(entries, position))
+        return None
+
+    def _transaction(self, height: int, position: int, cut: Cut) -> StoredTransaction | None:
+        spans = cut.start + 1, cut.end - cut.start, cut.receipt_start + 1, cut.receipt_end - cut.receipt_start
         row = self._run(
-            "SELECT height, position, wire, receipt FROM transactions WHERE id = ? "
-            "ORDER BY executed DESC, height DESC LIMIT 1",
-            (tx_id,),
+            "SELECT substr(block, ?, ?), substr(receipts, ?, ?) FROM blocks JOIN transactions USING (height) "
+            "WHERE height = ?",
+            (*spans, height),
         ).fetchone()
-        return None if row is None else _stored_transaction(row)
+        return None if row is None else StoredTransaction(height, position, row[0], decode(Receipt, row[1]))
 
     def place_of(self, tx_id: Bytes32) -> tuple[int, bool] | None:
         """The height at which a transaction stands, and whether it was executed there; as `transaction_by_id`."""
-        row = self._run(
-            "SELECT height, executed FROM transactions WHERE id = ? ORDER BY executed DESC, height DESC LIMIT 1",
-            (tx_id,),
-        ).fetchone()
-        return None if row is None else (row[0], bool(row[1]))
+        for height, executed, sure in self._places.find(tx_id):
+            if sure or position_of(self._entries(height), tx_id, executed) is not None:
+                return height, executed
+        return None
+
+    def _entries(self, height: int) -> bytes:
+        row = self._run("SELECT entries FROM transactions WHERE height = ?", (height,)).fetchone()
+        return b"" if row is None else row[0]
 
     def transactions_of(self, height: int) -> list[StoredTransaction]:
         """The transactions of a block, in order."""
-        rows = self._run(
-            "SELECT height, position, wire, receipt FROM transactions WHERE height = ? ORDER BY position",
+        row = self._run(
+            "SELECT block, entries, receipts FROM blocks JOIN transactions USING (height) WHERE height = ?",
             (height,),
-        )
-        return [_stored_transaction(row) for row in rows]
+        ).fetchone()
+        return [] if row is None else take_all(height, *row)
 
     def transaction_ids(self, height: int) -> list[Bytes32]:
         """The ids of a block's transactions, in order."""
-        rows = self._run("SELECT id FROM transactions WHERE height = ? ORDER BY position", (height,))
-        return [row[0] for row in rows]
+        return ids_of(self._entries(height))
 
     # --- events ---
 
@@ -449,11 +457,6 @@ class Store:
 
     # --- the file ---
 
-    def size(self) -> int:
-        """Bytes on disk, write-ahead log included."""
-        files = (self.file, self.file.with_name(FILE_NAME + "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
-
     def close(self) -> None:
         """Fold the write-ahead log into the file, close it and unlock the directory."""
         with suppress(sqlite3.Error):
@@ -462,9 +465,20 @@ class Store:
         self._lock.close()
 
 
-def _stored_transaction(row: tuple[Any, ...]) -> StoredTransaction:
-    height, position, wire, receipt = row
-    return StoredTransaction(height, position, wire, decode(Receipt, receipt))
+class _Group:
+    """An open `Store.transaction`. A generator in its place would cost as much as a statement."""
+
+    __slots__ = ("_flush", "_store")
+
+    def __init__(self, store: Store, flush: bool) -> None:
+        self._store = store
+        self._flush = flush
+
+    def __enter__(self) -> None:
+        self._store._begin(self._flush)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._store._leave(failed=kind is not None)
 
 
 def _short(value: bytes | None) -> str:

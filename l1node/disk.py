@@ -10,11 +10,12 @@ from typing import Annotated
 from msgspec import Meta
 
 from chainkit.block import Block, Certificate, CertifiedBlock
+from chainkit.block_rows import StoredBlock
 from chainkit.chain import Chain, ExecutedBlock
 from chainkit.codec import U53, Address, Bytes32, CodecError, Record, decode, encode
 from chainkit.events import EventLog, event_data
 from chainkit.replica import Replica
-from chainkit.store import Store, StoredBlock, StoreError
+from chainkit.store import Store, StoreError
 from chainkit.transaction import SignedTransaction
 from l1node.actions import VotedRecord
 from l1node.evidence import Evidence

@@ -11,11 +11,11 @@ from typing import Any
 
 from chainkit.backend import BlockView, Head, HeadRef, Status, SubmitResult, TransactionView
 from chainkit.block import Block
+from chainkit.block_rows import StoredBlock
 from chainkit.codec import Address, Bytes32, decode, to_json
 from chainkit.events import EventLog
 from chainkit.execution import InvalidTransaction, Rules
 from chainkit.genesis import Genesis
-from chainkit.store import StoredBlock
 from chainkit.transaction import SignedTransaction
 from rollup.batch import MAX_BATCHED_BYTES
 from rollup.block import MAX_STORED_BYTES, L2Block, decode_transaction

@@ -12,13 +12,14 @@ from dataclasses import replace
 
 from chainkit.at_hand import AtHand
 from chainkit.block import Block
+from chainkit.block_rows import StoredBlock
 from chainkit.codec import CodecError, decode, encode
 from chainkit.events import EventLog
 from chainkit.execution import Receipt, Rules
 from chainkit.keys import KeyPair
 from chainkit.merkle import Tree
 from chainkit.state import State
-from chainkit.store import Store, StoredBlock, StoreError
+from chainkit.store import Store, StoreError
 from chainkit.transaction import SignedTransaction
 from rollup.block import MAX_STORED_BYTES, L2Block, execute_block
 from rollup.receipt import BlockPromise

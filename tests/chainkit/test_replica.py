@@ -109,11 +109,17 @@ DAMAGE: dict[str, Callable[[Disk], None]] = {
     "a block gone": lambda d: d.sql("DELETE FROM blocks WHERE height = 2"),
     "an old block": lambda d: d.sql("UPDATE blocks SET block = x'c1' WHERE height = 3"),
     "a transaction gone": lambda d: d.sql("DELETE FROM transactions WHERE height = 3"),
-    "a transaction": lambda d: d.sql("UPDATE transactions SET wire = x'9900' WHERE height = 3"),
+    "a transaction short": lambda d: d.sql(
+        "UPDATE transactions SET entries = substr(entries, 1, length(entries) - 1) WHERE height = 3"
+    ),
+    "a transaction's place": lambda d: d.sql(
+        "UPDATE transactions SET entries = zeroblob(49) WHERE height = 3"
+    ),
     "a receipt": lambda d: d.sql(
-        "UPDATE transactions SET receipt = ? WHERE height = 3",
+        "UPDATE transactions SET receipts = ? WHERE height = 3",
         encode(Receipt(b"\x01" * 32, True, "", "", 1, 1, [])),
     ),
+    "no receipt": lambda d: d.sql("UPDATE transactions SET receipts = x'' WHERE height = 3"),
 }
 
 

@@ -1,0 +1,106 @@
+"""The transactions of a stored block, packed into one row, and taken out of it one by one.
+
+Responsible for the bytes of that row. Must not know where rows are kept, nor what a block means: only that the
+bytes of its transactions stand in it, in order.
+
+A row for each transaction would cost more than its bytes, and hold them a second time. So a block's row has their
+receipts, end to end, and an entry for each: its id, whether it ran, where it begins and ends in the block, and where
+its receipt does among the receipts. One of them is found and cut out without anything being decoded.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from chainkit.codec import Bytes32, CodecError, decode, encode
+from chainkit.execution import Receipt
+from chainkit.transaction import SignedTransaction
+
+_ENTRY: Final = struct.Struct("<32s?4I")
+_RAN: Final = 32  # the place of that byte in an entry
+
+
+class StoredBlock(NamedTuple):
+    """A block as it was put: its encoded bytes and its encoded certificate, if it has one (on a rollup, what
+    the sequencer signed for it)."""
+
+    height: int
+    hash: Bytes32
+    block: bytes
+    certificate: bytes | None
+
+
+class StoredTransaction(NamedTuple):
+    """A transaction in a block, with the receipt that it got there."""
+
+    height: int
+    position: int
+    wire: bytes
+    receipt: Receipt
+
+
+def pack(
+    block: bytes, transactions: Sequence[tuple[SignedTransaction, Receipt]], receipts: Iterable[bytes] | None
+) -> tuple[bytes, bytes]:
+    """The entries and the receipts of a block's transactions. ``receipts``: their encoding, if the caller has it.
+
+    Raises `ValueError` unless the transactions stand in ``block``, in this order.
+    """
+    encoded = [encode(receipt) for _, receipt in transactions] if receipts is None else list(receipts)
+    entries: list[bytes] = []
+    end = receipt_end = gap = 0
+    for (tx, receipt), data in zip(transactions, encoded, strict=True):
+        start, wire = end + gap, tx.wire
+        if not block.startswith(wire, start):  # nearly always it follows as the one before followed its own
+            start = block.index(wire, end)
+            gap = start - end
+        end, receipt_start = start + len(wire), receipt_end
+        receipt_end += len(data)
+        entries.append(_ENTRY.pack(tx.id, receipt.gas_used > 0, start, end, receipt_start, receipt_end))
+    return b"".join(entries), b"".join(encoded)
+
+
+def ids_of(entries: bytes) -> list[Bytes32]:
+    """The ids, in order."""
+    return [entries[at : at + _RAN] for at in range(0, len(entries), _ENTRY.size)]
+
+
+def ran_of(entries: bytes) -> bytes:
+    """For each transaction a byte, which is 0 if it did not run."""
+    return entries[_RAN :: _ENTRY.size]
+
+
+def position_of(entries: bytes, tx_id: Bytes32, ran: bool) -> int | None:
+    """The first position of an id at which it ``ran``, or did not; None if there is none."""
+    wanted = tx_id + bytes([ran])
+    at = entries.find(wanted)
+    while at >= 0 and at % _ENTRY.size:
+        at = entries.find(wanted, at + 1)
+    return at // _ENTRY.size if at >= 0 else None
+
+
+class Cut(NamedTuple):
+    """Where a transaction begins and ends in its block, and its receipt among the block's receipts."""
+
+    start: int
+    end: int
+    receipt_start: int
+    receipt_end: int
+
+
+def cut_of(entries: bytes, position: int) -> Cut:
+    """Raises `CodecError` if the entries are damaged."""
+    try:
+        return Cut(*_ENTRY.unpack_from(entries, position * _ENTRY.size)[2:])
+    except struct.error:
+        raise CodecError(f"there is no transaction {position}") from None
+
+
+def take_all(height: int, block: bytes, entries: bytes, receipts: bytes) -> list[StoredTransaction]:
+    """All transactions of a block, in order. Raises `CodecError` if the row is damaged."""
+    found = []
+    for position in range(-(-len(entries) // _ENTRY.size)):
+        cut = cut_of(entries, position)
+        receipt = decode(Receipt, receipts[cut.receipt_start : cut.receipt_end])
+        found.append(StoredTransaction(height, position, block[cut.start : cut.end], receipt))
+    return found
