@@ -9,6 +9,7 @@ this; the sequencer posts `rollup.packing`, which is half as large. Both are rea
 
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated
 
 from msgspec import Meta
@@ -70,6 +71,12 @@ def decode_batch(data: bytes) -> list[BatchBlock]:
 
 def steps_root(hashes: Sequence[Bytes32]) -> Bytes32:
     """The commitment to a batch's steps."""
+    return _steps_root(tuple(hashes))
+
+
+@lru_cache(maxsize=2)
+def _steps_root(hashes: tuple[Bytes32, ...]) -> Bytes32:
+    """In one process the contract and derivation ask for the same batch, see `rollup.contents.read_contents`."""
     return list_root(hashes)
 
 
