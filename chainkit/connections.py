@@ -18,6 +18,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from chainkit.corked import Corked
+from chainkit.http_limits import WHOLE
 from chainkit.problems import MEDIA_TYPE, Problem
 
 MAX_CONNECTIONS: Final = 512
@@ -197,6 +198,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self.cycle.scope[WHOLE] = True  # type: ignore[typeddict-unknown-key]
         if not self.cycle.response_complete:  # else it was answered before it had come whole
             self.book.busy(self)
 

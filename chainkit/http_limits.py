@@ -20,6 +20,9 @@ BODY_SECONDS: Final = 10.0
 FORGET_BODY: Final = "layerlab.forget_body"
 """In the scope: to be called by an application that goes on without the body that it has read."""
 
+WHOLE: Final = "layerlab.whole"
+"""In the scope, if the server knows: the body has come, so that nothing needs a deadline."""
+
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -53,12 +56,11 @@ class HttpLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name.lower(): value for name, value in scope["headers"]}
-        refusal = self._refusal(scope["method"], headers)
+        refusal = self._refusal(scope["method"], dict(scope["headers"]))
         if refusal is not None:
             await _answer(refusal, send)
             return
-        request = _Request(self, scope["method"], receive, send)
+        request = _Request(self, scope, receive, send)
         self._requests += 1
         try:
             await request.run(self._app, {**scope, FORGET_BODY: request.forget})
@@ -123,12 +125,12 @@ class _BodyRefusedError(Exception):
 class _Request:
     """One request under its limits. ``size`` is how many bytes of its body have arrived."""
 
-    def __init__(self, limits: HttpLimits, method: str, receive: Receive, send: Send) -> None:
+    def __init__(self, limits: HttpLimits, scope: Scope, receive: Receive, send: Send) -> None:
         self._limits = limits
-        self._open_to_all = method in ("GET", "HEAD")
+        self._open_to_all = scope["method"] in ("GET", "HEAD")
         self._receive = receive
         self._send = send
-        self._deadline = asyncio.get_running_loop().time() + limits.body_seconds
+        self._deadline = None if WHOLE in scope else asyncio.get_running_loop().time() + limits.body_seconds
         self._complete = False
         self._started = False
         self._problem: Problem | None = None
@@ -150,16 +152,7 @@ class _Request:
             return await self._receive()
         if self._problem is not None:
             raise _BodyRefusedError
-        try:
-            async with asyncio.timeout_at(self._deadline) as self._waiting:
-                message = await self._receive()
-        except TimeoutError:
-            if self._problem is not None:
-                raise _BodyRefusedError from None
-            seconds = f"{self._limits.body_seconds:g} s"
-            self._refuse(
-                Problem(408, "body_too_slow", "The body came too slowly", f"it has {seconds} to arrive")
-            )
+        message = await (self._receive() if self._deadline is None else self._receive_by(self._deadline))
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
             self.size += size
@@ -170,6 +163,16 @@ class _Request:
             if self._complete:
                 self._limits.whole(self)
         return message
+
+    async def _receive_by(self, deadline: float) -> Message:
+        try:
+            async with asyncio.timeout_at(deadline) as self._waiting:
+                return await self._receive()
+        except TimeoutError:
+            if self._problem is None:  # else it was told to give way
+                detail = f"it has {self._limits.body_seconds:g} s to arrive"
+                self._problem = Problem(408, "body_too_slow", "The body came too slowly", detail)
+            raise _BodyRefusedError from None
 
     def forget(self) -> None:
         """The body is held no more."""
