@@ -91,7 +91,7 @@ CASES: dict[str, tuple[str, int, Patch]] = {
     "an exit has no nullifier": ("P3", 7, drop_rule(bridge.withdrawals, "already_exited")),
     "whoever claims says who is paid": ("P18", 16, drop_rule(bridge.withdrawals, "wrong_withdrawal")),
     "the window is not waited for": ("P13", 16, drop_rule(bridge.batches, "too_early")),
-    "a chess clock is a block short": ("P13", 21, hurry_the_clock),
+    "a chess clock is a block short": ("P13", 34, hurry_the_clock),
     "overdue messages may be left out": ("P16", 2, drop_rule(bridge.batches, "inbox_overdue")),
     "a lost bond is not burned": ("P11", 16, replace(bridge.books.Books, "forfeit_bond", nothing_is_burned)),
     "the fee vault loses a gwei": ("P11", 16, skim_the_vault),

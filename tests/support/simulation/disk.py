@@ -1,8 +1,9 @@
-"""Simulated disks: real SQLite files that lose power at a commit.
+"""Simulated disks: they lose power at a commit.
 
 Responsible for crashing a process before a commit, after it, or in the middle of writing it (a torn write),
-and for disks that refuse a commit. Must not know what is stored. The files are the production `Store`'s own,
-so what a restart finds is what SQLite's recovery makes of them.
+and for disks that refuse a commit. Must not know what is stored. With ``sqlite`` the files are the production
+`Store`'s own, so what a restart finds is what SQLite's recovery makes of them; else they are tables in memory, of
+which a torn commit is there or is not.
 """
 
 import sqlite3
@@ -12,9 +13,12 @@ from random import Random
 from typing import Literal
 
 from chainkit.store import FILE_NAME, Store
+from simulation.memory import MemoryStore, Tables
 
 Mode = Literal["before", "after", "torn", "error"]
 MODES: tuple[Mode, ...] = ("before", "after", "torn", "error")
+WHOLE_TEARS = 8
+"""Of so many torn commits in memory one is there: the cut was behind its last byte that counts."""
 
 
 class PowerLost(BaseException):
@@ -24,13 +28,15 @@ class PowerLost(BaseException):
 class Disk:
     """The disk of one process: counts commits, and fails at the one it was told to."""
 
-    def __init__(self, rng: Random, on_power_lost: Callable[[], None]) -> None:
+    def __init__(self, rng: Random, on_power_lost: Callable[[], None], *, sqlite: bool = True) -> None:
         self._rng = rng
+        self._sqlite = sqlite
+        self._tables: dict[Path, Tables] = {}
         self._on_power_lost = on_power_lost
         self.commits = 0
         self.on_commit: Callable[[], None] = lambda: None
         self.failed: list[Mode] = []
-        self.stores: list[SimStore] = []
+        self.stores: list[SimStore | SimMemoryStore] = []
         self._armed: tuple[int, Mode] | None = None
         self._torn: dict[Path, bytes] = {}
 
@@ -42,9 +48,13 @@ class Disk:
         """Fail no more."""
         self._armed = None
 
-    def store_type(self) -> type["SimStore"]:
+    def store_type(self) -> "type[SimStore | SimMemoryStore]":
         """A `Store` whose files are on this disk."""
-        return type("StoreOnDisk", (SimStore,), {"disk": self})
+        return type("StoreOnDisk", (SimStore if self._sqlite else SimMemoryStore,), {"disk": self})
+
+    def tables(self, path: Path) -> Tables:
+        """What a store in memory has under this path."""
+        return self._tables.setdefault(path, Tables())
 
     def lose_power(self) -> None:
         """Whatever is open cannot be written any more."""
@@ -63,9 +73,11 @@ class Disk:
             wal.with_name(FILE_NAME + "-shm").unlink(missing_ok=True)
         self._torn.clear()
 
-    def commit(self, store: "SimStore", commit: Callable[[], None]) -> None:
+    def commit(self, store: "SimStore | SimMemoryStore", commit: Callable[[], None]) -> None:
         """Do a commit, or what is left of it."""
         mode = self._due()
+        if mode == "torn" and not isinstance(store, SimStore):
+            mode = "before" if self._rng.randrange(WHOLE_TEARS) else "after"
         self.commits += 1
         if mode is None:
             commit()
@@ -80,6 +92,7 @@ class Disk:
         elif mode == "after":
             commit()
         else:
+            assert isinstance(store, SimStore)
             self._tear(store, commit)
         self._on_power_lost()
         raise PowerLost
@@ -153,3 +166,36 @@ class SimStore(Store):
             self._db.close()
         if hasattr(self, "_lock"):
             self._lock.close()
+
+
+class SimMemoryStore(MemoryStore):
+    """A store in memory on a simulated disk."""
+
+    disk: Disk
+
+    def __init__(self, path: Path, *, genesis_hash: bytes, role: str) -> None:
+        self.powered = True
+        self.disk.stores.append(self)
+        super().__init__(path, genesis_hash=genesis_hash, role=role)
+
+    def _open_tables(self) -> Tables:
+        return self.disk.tables(self.path)
+
+    def _check_power(self) -> None:
+        if not self.powered:
+            raise PowerLost
+
+    def _commit(self) -> None:
+        try:
+            self.disk.commit(self, self._tables.before.clear)
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from None
+
+    def undo(self) -> None:
+        """Take the open group back."""
+        self._tables.undo()
+
+    def drop(self) -> None:
+        """What was not committed is not there after a crash; may be called again."""
+        self.powered = False
+        self._tables.undo()

@@ -69,6 +69,7 @@ def draw_plan(seed: int, story: str | None = None) -> Plan:
         second_verifier=story == "crowd" or (story == "fraud" and rng.random() < 0.3),
         staker=rng.random() < 0.3,
         full_http=seed % 10 == 3,
+        sqlite=seed % 10 in (5, 7),
         shared=seed % 10 != 7,
     )
     faults = sorted(_draw_faults(rng, story, setup, heal), key=lambda fault: fault.at)

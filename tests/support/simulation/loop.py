@@ -10,11 +10,14 @@ network is little else than callbacks.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
+from functools import partial
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 BUSY_ROUNDS = 100_000
 """Rounds of the loop within one instant after which something is busy waiting."""
@@ -131,6 +134,43 @@ class VirtualLoop(asyncio.BaseEventLoop):
         except Exception as error:  # noqa: BLE001 - the caller's to handle, as with any executor
             future.set_exception(error)
         return future
+
+
+def begin(work: Coroutine[Any, Any, T]) -> T | Coroutine[Any, Any, T]:
+    """Do work up to where it has to wait; for that what is left of it. Most requests wait for nothing, so need no task.
+
+    Up to there it runs in no task of its own: it must not ask for its task, as timeouts do.
+    """
+    try:
+        waits_for = work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    return _finish(_Begun(work, waits_for))
+
+
+async def _finish(begun: "_Begun[T]") -> T:
+    return await begun
+
+
+class _Begun(Generic[T]):
+    """A coroutine that waits for something."""
+
+    def __init__(self, work: Coroutine[Any, Any, T], waits_for: Any) -> None:
+        self._work, self._waits_for = work, waits_for
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        step: Callable[[], Any]
+        while True:
+            try:
+                step = partial(self._work.send, (yield self._waits_for))
+            except BaseException as error:  # noqa: BLE001 - a cancellation, most likely
+                step = partial(self._work.throw, error)
+            try:
+                self._waits_for = step()
+            except StopIteration as done:
+                result: T = done.value
+                return result
 
 
 class SimClock:

@@ -7,17 +7,16 @@ the requester learns of a lost one by its own timeout, as with real sockets.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
-from zlib import crc32
 
 import httpx
 
 from chainkit.client import ApiError, ChainClient, _api_error
+from l1node.peer_http import Reply
 
 if TYPE_CHECKING:
     from simulation.process import Process
@@ -31,8 +30,9 @@ class Answer(NamedTuple):
     kind: str
 
 
-Handler = Callable[[str, str, dict[str, Any], bytes, str], Coroutine[Any, Any, Answer]]
-"""(method, path, parameters, body, content type) -> answer."""
+Request = tuple[str, str, Mapping[str, Any], bytes, str]
+Handler = Callable[[str, str, Mapping[str, Any], bytes, str], "Answer | Coroutine[Any, Any, Answer]"]
+"""(method, path, parameters, body, content type) -> answer, now or later."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Network:
 
     FASTEST, SLOWEST = 0.004, 0.040
 
-    def __init__(self, rng: Random, trace: Callable[..., None]) -> None:
+    def __init__(self, rng: Random, trace: Callable[[bytes, bytes], None]) -> None:
         self.weather = Weather()
         self.processes: dict[str, Process] = {}
         self.counts: Counter[str] = Counter()
@@ -71,6 +71,7 @@ class Network:
         """Called with (sender, path, body) of each POST that leaves."""
         self._rng = rng
         self._trace = trace
+        self._labels: dict[tuple[str, str, str], bytes] = {}
 
     def _fate(self, source: str, target: str) -> list[float]:
         """After how many seconds the packet arrives: never, once or twice."""
@@ -81,11 +82,10 @@ class Network:
         if weather.drop and rng.random() < weather.drop:
             self.counts["drop"] += 1
             return []
-        copies = 1
         if weather.duplicate and rng.random() < weather.duplicate:
             self.counts["duplicate"] += 1
-            copies = 2
-        return [self._latency() for _ in range(copies)]
+            return [self._latency(), self._latency()]
+        return [self._latency()]
 
     def _latency(self) -> float:
         weather, rng = self.weather, self._rng
@@ -94,6 +94,14 @@ class Network:
             self.counts["delay"] += 1
             latency += weather.slow_seconds * rng.random()
         return latency
+
+    def _label(self, source: str, target: str, path: str) -> bytes:
+        """What a request is called in the trace."""
+        place = source, target, path
+        found = self._labels.get(place)
+        if found is None:
+            found = self._labels[place] = f"net {source} {target} {path}".encode()
+        return found
 
     async def request(
         self,
@@ -112,25 +120,37 @@ class Network:
             for tap in self.taps:
                 tap(source, path, body)
         answered: asyncio.Future[Answer] = loop.create_future()
-        call = _Call(self, source, target, method, path, dict(params or {}), body, kind, answered)
-        for latency in self._fate(source, target):
-            loop.call_later(latency, call.arrive)
-        deadline = loop.call_later(timeout, _expire, answered)
+        call = _Call(self, source, target, method, path, params or {}, body, kind, answered)
+        call.deadline = loop.time() + timeout
+        call.leave()
         try:
             return await answered
         finally:
-            deadline.cancel()
-
-
-def _expire(answered: "asyncio.Future[Answer]") -> None:
-    if not answered.done():
-        answered.set_exception(Unreachable("timed out", late=True))
+            call.forget()
 
 
 class _Call:
-    """One request under way, or its twin."""
+    """One request under way, or its twin.
 
-    __slots__ = ("answered", "body", "kind", "method", "network", "params", "path", "source", "target")
+    Most are answered at once, so the requester's timer is set only when no answer is on its way in time: a packet is
+    lost or late, or whoever was asked thinks about it.
+    """
+
+    __slots__ = (
+        "answered",
+        "body",
+        "deadline",
+        "kind",
+        "method",
+        "network",
+        "params",
+        "path",
+        "source",
+        "target",
+        "timer",
+    )
+
+    deadline: float
 
     def __init__(
         self,
@@ -139,7 +159,7 @@ class _Call:
         target: str,
         method: str,
         path: str,
-        params: dict[str, Any],
+        params: Mapping[str, Any],
         body: bytes,
         kind: str,
         answered: "asyncio.Future[Answer]",
@@ -147,29 +167,54 @@ class _Call:
         self.network, self.source, self.target = network, source, target
         self.method, self.path, self.params = method, path, params
         self.body, self.kind, self.answered = body, kind, answered
+        self.timer: asyncio.TimerHandle | None = None
 
-    def arrive(self) -> None:
+    def leave(self) -> None:
+        """The request leaves."""
+        loop = self.answered.get_loop()
+        latencies = self.network._fate(self.source, self.target)
+        for latency in latencies:
+            loop.call_later(latency, self._arrive)
+        if not latencies or loop.time() + min(latencies) >= self.deadline:
+            self._watch()
+
+    def forget(self) -> None:
+        """The requester waits no more."""
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def _watch(self) -> None:
+        if self.timer is None and not self.answered.done():
+            self.timer = self.answered.get_loop().call_at(self.deadline, self._expire)
+
+    def _expire(self) -> None:
+        if not self.answered.done():
+            self.answered.set_exception(Unreachable("timed out", late=True))
+
+    def _arrive(self) -> None:
         """The request is there."""
         network = self.network
         network.counts["packets"] += 1
-        network._trace("net", self.source, self.target, self.path, crc32(self.body))
-        twin = network.processes.get(network.twins.get(self.target, ""))
-        if twin is not None and twin.handler is not None and self.path == "/p2p/messages":
-            work = twin.handler(self.method, self.path, self.params, self.body, self.kind)
-            twin.spawn_request(work, lambda _: None)
+        network._trace(network._label(self.source, self.target, self.path), self.body)
+        request = self.method, self.path, self.params, self.body, self.kind
+        if network.twins and self.path == "/p2p/messages":
+            twin = network.processes.get(network.twins.get(self.target, ""))
+            if twin is not None and twin.handler is not None:
+                twin.request(request, lambda _: None)
         process = network.processes.get(self.target)
         if process is None or process.handler is None:
             self._back(Unreachable("connection refused", late=False))
-            return
-        process.spawn_request(
-            process.handler(self.method, self.path, self.params, self.body, self.kind), self._back
-        )
+        elif not process.request(request, self._back):
+            self._watch()
 
     def _back(self, result: "Answer | Unreachable") -> None:
         """The answer leaves."""
-        loop = asyncio.get_running_loop()
-        for latency in self.network._fate(self.target, self.source)[:1]:
+        loop = self.answered.get_loop()
+        latencies = self.network._fate(self.target, self.source)[:1]
+        for latency in latencies:
             loop.call_later(latency, self._settle, result)
+        if not latencies or loop.time() + latencies[0] >= self.deadline:
+            self._watch()
 
     def _settle(self, result: "Answer | Unreachable") -> None:
         if self.answered.done():
@@ -187,43 +232,40 @@ class NoTransport(httpx.AsyncBaseTransport):
     """A client that is simulated has no sockets."""
 
 
-class SimHttp(httpx.AsyncClient):
-    """What `Gossip` and `Sync` call of an `httpx.AsyncClient`."""
+class SimLink:
+    """What a validator reaches its peers through (`l1node.peer_http.PeerLink`)."""
 
-    network: Network
-    source: str
+    def __init__(self, network: Network, source: str) -> None:
+        self._network, self._source = network, source
+        self._hosts: dict[str, tuple[str, str]] = {}
+        """URL -> host and path: there are few."""
 
-    def __init__(self, **_: Any) -> None:
-        super().__init__(transport=NoTransport(), trust_env=False)
-
-    @asynccontextmanager
-    async def stream(self, method: str, url: Any, **options: Any) -> AsyncIterator[Any]:
-        kind = options.get("headers", {}).get("content-type", "")
-        body, params = options.get("content", b""), options.get("params")
-        yield _Raw(await self._ask(method, urlsplit(str(url)), params, body, kind, options["timeout"]))
-
-    async def _ask(
-        self, method: str, url: Any, params: Any, body: bytes, kind: str, timeout: float
-    ) -> Answer:
+    async def ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        seconds: float,
+        most: int,
+        body: bytes = b"",
+        params: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        found = self._hosts.get(url)
+        if found is None:
+            parts = urlsplit(url)
+            found = self._hosts[url] = parts.hostname or "", parts.path
+        kind = "application/msgpack" if body else ""
         try:
-            return await self.network.request(
-                self.source, url.hostname, method, url.path, params, body, kind, timeout
+            answer = await self._network.request(
+                self._source, found[0], method, found[1], params, body, kind, seconds
             )
         except Unreachable as error:
             failure = httpx.ReadTimeout if error.late else httpx.ConnectError
             raise failure(str(error)) from None
+        return Reply(answer.status, answer.body)
 
-
-class _Raw:
-    """What `Gossip` and `Sync` read of an answer; an `httpx.Response` costs more than the rest of a message's way."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.status_code = answer.status
-        self.is_error = answer.status >= 400
-        self._body = answer.body
-
-    async def aiter_raw(self) -> AsyncIterator[bytes]:
-        yield self._body
+    async def aclose(self) -> None:
+        """There is nothing to close."""
 
 
 class SimChainClient(ChainClient):
@@ -264,7 +306,7 @@ class SimChainClient(ChainClient):
 
 
 async def call_app(
-    app: Any, method: str, path: str, params: dict[str, Any], body: bytes, kind: str
+    app: Any, method: str, path: str, params: Mapping[str, Any], body: bytes, kind: str
 ) -> Answer:
     """Ask an ASGI app: the service's own routes, middleware and problem details."""
     sent: list[Any] = []

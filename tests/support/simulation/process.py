@@ -19,7 +19,7 @@ from chainkit.store import StoreError
 from l1node.node import BrokenNodeError
 from simulation.disk import Disk, PowerLost
 from simulation.loop import SimClock
-from simulation.network import Answer, Handler, Unreachable
+from simulation.network import Answer, Handler, Request, Unreachable
 
 RESTART_SECONDS = 1.0
 """A supervisor starts again what ended by itself."""
@@ -40,11 +40,12 @@ class Process:
         rng: Random,
         note: Callable[[str, str], None],
         on_up: Callable[["Process"], None],
+        sqlite: bool,
     ) -> None:
         self.name = name
         self.path = path
         self.clock = clock
-        self.disk = Disk(rng, self.kill)
+        self.disk = Disk(rng, self.kill, sqlite=sqlite)
         self.core: Any = None
         self.service: Service | None = None
         self.handler: Handler | None = None
@@ -161,13 +162,24 @@ class Process:
 
     # --- requests ---
 
-    def spawn_request(
-        self, work: Coroutine[Any, Any, Answer], back: Callable[[Answer | Unreachable], None]
-    ) -> None:
-        """Handle a request; ``back`` gets the answer, or the error that a broken connection is."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks[task] = None
-        task.add_done_callback(partial(self._answered, back))
+    def request(self, request: Request, back: Callable[[Answer | Unreachable], None]) -> bool:
+        """Handle a request; whether that is done. ``back`` gets the answer, or what a broken connection is."""
+        assert self.handler is not None
+        loop = asyncio.get_running_loop()
+        try:
+            work = self.handler(*request)
+        except PowerLost:
+            loop.call_soon(back, Unreachable("connection reset", late=False))
+        except Exception as error:  # noqa: BLE001 - as a server does, and the process goes on
+            loop.call_soon(back, self._internal_error(error))
+        else:
+            if not isinstance(work, Answer):
+                task = loop.create_task(work)
+                self._tasks[task] = None
+                task.add_done_callback(partial(self._answered, back))
+                return False
+            loop.call_soon(back, work)
+        return True
 
     def _answered(self, back: Callable[[Answer | Unreachable], None], task: asyncio.Task[Answer]) -> None:
         self._tasks.pop(task, None)
@@ -175,12 +187,12 @@ class Process:
             back(Unreachable("connection reset", late=False))
             return
         error = task.exception()
-        if error is not None:  # as a server does, and the process goes on
-            self._note_failure(error)
-            self._note("500", f"{self.name}: {error!r:.300}")
-            back(Answer(500, b"", "text/plain"))
-            return
-        back(task.result())
+        back(task.result() if error is None else self._internal_error(error))
+
+    def _internal_error(self, error: BaseException) -> Answer:
+        self._note_failure(error)
+        self._note("500", f"{self.name}: {error!r:.300}")
+        return Answer(500, b"", "text/plain")
 
 
 def _is_disk_failure(error: BaseException) -> bool:

@@ -8,24 +8,26 @@ for the stand-in, which is another world.
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any
 
 import chainkit.block
 import chainkit.clock
 import chainkit.keys
 import chainkit.transaction
+import l1node.p2p_api
 import rollup.receipt
-from chainkit.block import Block, ValidatorSet
+from chainkit.block import Block
 from chainkit.chain import Chain, ExecutedBlock
 from chainkit.codec import Address
 from chainkit.genesis import Genesis
 from chainkit.keys import KeyPair
-from chainkit.merkle import Tree
 
 _VERIFIERS: tuple[Any, ...] = (chainkit.block, chainkit.keys, chainkit.transaction, rollup.receipt)
 _KEPT = 20_000
 _BLOCKS = 256
+_BODIES = 256
 
 
 class SharedChain(Chain):
@@ -34,7 +36,6 @@ class SharedChain(Chain):
     def __init__(self, genesis: Genesis) -> None:
         super().__init__(genesis)
         self._executed: OrderedDict[tuple[bytes, bytes, tuple[bytes, ...]], ExecutedBlock] = OrderedDict()
-        self._sets: dict[tuple[bytes, int], ValidatorSet] = {}
 
     def execute(self, parent: ExecutedBlock, block: Block, *hints: Any, **more: Any) -> ExecutedBlock:
         key = (parent.hash, block.header.hash(), tuple(block.transactions))
@@ -54,53 +55,74 @@ class SharedChain(Chain):
         if len(self._executed) > _BLOCKS:
             self._executed.popitem(last=False)
 
-    def validators(self, parent: Tree, slot: int) -> ValidatorSet:
-        key = (parent.root, slot)
-        found = self._sets.get(key)
-        if found is None:
-            if len(self._sets) > _BLOCKS:
-                self._sets.clear()
-            found = self._sets[key] = super().validators(parent, slot)
-        return found
-
 
 @contextmanager
 def patched(*, signatures: str = "shared") -> Iterator[None]:
-    """Run with ``signatures``: "real" (each node checks), "shared" (each is checked once), or "stand-in".
+    """Run with ``signatures``: "real" (each node checks), "shared" (what was signed or checked in this process is not
+    checked again), or "stand-in". But for "real", bytes that several nodes get are decoded once as well.
 
     Sleeping is not cut into slices: nobody changes the rate of time here.
     """
-    kept = [(module, module.verify) for module in _VERIFIERS]
-    sign, slice_seconds = KeyPair.sign, chainkit.clock.SLICE_SECONDS
-    chainkit.clock.SLICE_SECONDS = 1e9  # type: ignore[misc]
-    if signatures != "real":
-        check = _remember(chainkit.keys.verify if signatures == "shared" else _stand_in_verify)
-        for module in _VERIFIERS:
-            module.verify = check
-    if signatures == "stand-in":
-        KeyPair.sign = _stand_in_sign  # type: ignore[method-assign, assignment]
+    with ExitStack() as stack:
+        replace = stack.enter_context
+        replace(_replaced(chainkit.clock, "SLICE_SECONDS", 1e9))
+        if signatures != "real":
+            known = _Known()
+            sign, verify = KeyPair.sign, chainkit.keys.verify
+            if signatures == "stand-in":
+                sign, verify = _stand_in_sign, _stand_in_verify
+            replace(_replaced(KeyPair, "sign", known.signing(sign)))
+            check = known.checking(verify)
+            for module in _VERIFIERS:
+                replace(_replaced(module, "verify", check))
+            replace(_replaced(l1node.p2p_api, "decode_body", lru_cache(_BODIES)(l1node.p2p_api.decode_body)))
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        chainkit.clock.SLICE_SECONDS = slice_seconds  # type: ignore[misc]
-        KeyPair.sign = sign  # type: ignore[method-assign]
-        for module, verify in kept:
-            module.verify = verify
+        setattr(owner, name, before)
 
 
-def _remember(verify: Callable[[bytes, bytes, bytes], bool]) -> Callable[[bytes, bytes, bytes], bool]:
-    known: dict[tuple[bytes, bytes, bytes], bool] = {}
+class _Known:
+    """Signatures of which it is known whether they are good: those that a key of this process made, and those that
+    were checked."""
 
-    def check(public_key: bytes, message: bytes, signature: bytes) -> bool:
-        key = (public_key, message, signature)
-        found = known.get(key)
-        if found is None:
-            if len(known) >= _KEPT:
-                known.clear()
-            found = known[key] = verify(public_key, message, signature)
-        return found
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, bytes, bytes], bool] = {}
 
-    return check
+    def _keep(self, key: tuple[bytes, bytes, bytes], good: bool) -> None:
+        if len(self._known) >= _KEPT:
+            self._known.clear()
+        self._known[key] = good
+
+    def signing(self, sign: Callable[[KeyPair, bytes], bytes]) -> Callable[[KeyPair, bytes], bytes]:
+        def signing(key: KeyPair, message: bytes) -> bytes:
+            signature = sign(key, message)
+            self._keep((key.address, message, signature), True)
+            return signature
+
+        return signing
+
+    def checking(
+        self, verify: Callable[[bytes, bytes, bytes], bool]
+    ) -> Callable[[bytes, bytes, bytes], bool]:
+        get = self._known.get
+
+        def check(public_key: bytes, message: bytes, signature: bytes) -> bool:
+            key = (public_key, message, signature)
+            found = get(key)
+            if found is None:
+                found = verify(public_key, message, signature)
+                self._keep(key, found)
+            return found
+
+        return check
 
 
 def _stand_in_sign(key: KeyPair, message: bytes) -> bytes:

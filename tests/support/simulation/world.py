@@ -9,8 +9,9 @@ import hashlib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,13 +27,14 @@ from chainkit.contract import NoArgs
 from chainkit.execution import FeeParameters
 from chainkit.genesis import Genesis, GenesisAccount, GenesisContract
 from chainkit.keys import KeyPair, dev_keypair
+from chainkit.problems import MEDIA_TYPE as PROBLEM
 from chainkit.problems import Problem
 from chainkit.service import Service
 from l1node.node import L1Node
 from l1node.p2p_api import BlockPolls, take_body
 from l1node.staking import StakingParams
-from simulation.loop import SimClock
-from simulation.network import Answer, Handler, Network, NoTransport, SimChainClient, SimHttp, call_app
+from simulation.loop import SimClock, begin
+from simulation.network import Answer, Handler, Network, NoTransport, SimChainClient, SimLink, call_app
 from simulation.process import Process
 
 COIN = 10**9
@@ -61,6 +63,8 @@ class Setup:
     rollup: bool = True
     full_http: bool = False
     """Every request through the routes and middleware of the apps; else the two busiest go straight in."""
+    sqlite: bool = False
+    """Stores are SQLite files, as in production; else they are in memory."""
     shared: bool = True
     """Execute each block once for all nodes (execution is a pure function); else once each."""
 
@@ -161,7 +165,7 @@ class World:
         """The highest final L1 block, for clients."""
         self.on_up: list[Callable[[Process], None]] = []
         """Called with each process that has started."""
-        self.network = Network(self.rng("network"), self.trace)
+        self.network = Network(self.rng("network"), self.trace_packet)
         self.chain = chain_type(l1_genesis(setup))
         self.processes = self.network.processes
         for index in range(VALIDATORS):
@@ -187,6 +191,11 @@ class World:
         self.trace_length += 1
         self.hash.update(f"{self.loop.time():.6f} {kind} {facts}\n".encode())
 
+    def trace_packet(self, label: bytes, body: bytes) -> None:
+        """As `trace`, for a request that arrives: there are many."""
+        self.trace_length += 1
+        self.hash.update(b"%d %b %d %b\n" % (self.loop.time() * 1e6, label, len(body), body))
+
     def tell(self, kind: str, text: str) -> None:
         """Something worth reading in the story of a failure."""
         text = text.replace(str(self.path), "")
@@ -198,7 +207,14 @@ class World:
     def _add(self, name: str, create: Callable[[Process], Awaitable[tuple[Service, Any, Handler]]]) -> None:
         clock = SimClock(self.loop, EPOCH_MS / 1000)
         self.processes[name] = Process(
-            name, self.path / name, clock, create, self.rng(f"disk/{name}"), self.tell, self._up
+            name,
+            self.path / name,
+            clock,
+            create,
+            self.rng(f"disk/{name}"),
+            self.tell,
+            self._up,
+            self.setup.sqlite,
         )
 
     def _up(self, process: Process) -> None:
@@ -230,7 +246,6 @@ class World:
         token = FAULT_TOKEN if index == self.setup.byzantine and not twin else None
 
         async def create(process: Process) -> tuple[Service, Any, Handler]:
-            wire = type("Http", (SimHttp,), {"network": self.network, "source": process.name})
             service, node = await l1node.service.create(
                 self.chain,
                 key,
@@ -238,7 +253,7 @@ class World:
                 process.clock,
                 peers,
                 fault_token=token,
-                http=wire,
+                link=SimLink(self.network, process.name),
                 store=process.disk.store_type(),
             )
             return service, node, self._routes(service.app, node)
@@ -286,21 +301,18 @@ class World:
         return [*self.l1_urls[start:], *self.l1_urls[:start]]
 
     def _routes(self, app: Any, node: L1Node | None) -> Handler:
-        polls = None if node is None else BlockPolls(node)
+        if node is None or self.setup.full_http:
+            return partial(call_app, app)
+        polls = BlockPolls(node)
 
-        async def handle(method: str, path: str, params: dict[str, Any], body: bytes, kind: str) -> Answer:
-            if node is not None and polls is not None and not self.setup.full_http:
-                try:
-                    if path == "/p2p/messages":
-                        await take_body(node, body)
-                        return Answer(204, b"", "")
-                    if path == "/certified-blocks":
-                        start, limit = int(params["from"]), int(params["limit"])
-                        blocks = await polls.answer(start, limit, int(params.get("wait", 0)))
-                        return Answer(200, blocks, "application/msgpack")
-                except Problem as problem:
-                    return Answer(problem.status, b"", "application/problem+json")
-            return await call_app(app, method, path, params, body, kind)
+        def handle(
+            method: str, path: str, params: Mapping[str, Any], body: bytes, kind: str
+        ) -> Answer | Coroutine[Any, Any, Answer]:
+            if path == "/p2p/messages":
+                return begin(_hear(node, body))
+            if path == "/certified-blocks":
+                return _show(polls, params)
+            return call_app(app, method, path, params, body, kind)
 
         return handle
 
@@ -320,6 +332,25 @@ class World:
                 await process.stop()
         finally:
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+# --- the two busiest routes ---
+
+
+async def _hear(node: L1Node, body: bytes) -> Answer:
+    try:
+        await take_body(node, body)
+    except Problem as problem:
+        return Answer(problem.status, b"", PROBLEM)
+    return Answer(204, b"", "")
+
+
+async def _show(polls: BlockPolls, params: Mapping[str, Any]) -> Answer:
+    try:
+        blocks = await polls.answer(int(params["from"]), int(params["limit"]), int(params.get("wait", 0)))
+    except Problem as problem:
+        return Answer(problem.status, b"", PROBLEM)
+    return Answer(200, blocks, "application/msgpack")
 
 
 __all__ = ["NoTransport", "Setup", "World", "key_of", "make_settings"]
