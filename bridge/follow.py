@@ -141,6 +141,8 @@ class BridgeState:
         self.books: dict[int, L2Books] = {
             abi.GENESIS_BATCH: genesis_books(derivation.batches[abi.GENESIS_BATCH].end.tree)
         }
+        self._owing: set[int] = set()
+        """The batches with withdrawals that are not claimed: a walk over all batches would grow with the chain."""
 
     # --- reading ---
 
@@ -219,7 +221,11 @@ class BridgeState:
             batch=safe.index,
             escrow=totals.escrow,
             l2_balances=self.books[safe.index].balances,
-            withdrawals=sum(sum(self.books[index].unclaimed.values()) for index in self.line(safe.index)),
+            withdrawals=sum(
+                sum(self.books[index].unclaimed.values())
+                for index in self._owing
+                if index <= safe.index and self.stands(index)
+            ),
             deposits=sum(step.amount for step in deposits if isinstance(step, Deposit)),
             exited=totals.exited,
             bonds=totals.bonds,
@@ -296,7 +302,10 @@ class BridgeState:
         entry = self.withdrawal_by_index.get(index)
         found = None if entry is None else self.inclusion(entry)
         if found is not None:
-            self.books[found.batch].unclaimed.pop(index, None)
+            unclaimed = self.books[found.batch].unclaimed
+            unclaimed.pop(index, None)
+            if not unclaimed:
+                self._owing.discard(found.batch)
 
     def _note_history(self, event: Record, sender: Address, at: OnL1) -> None:
         index = getattr(event, "dispute", None)
@@ -314,6 +323,7 @@ class BridgeState:
             return [Note("BatchFlagged", {"batch": change.batch, **roots}, DERIVATION)]
         if isinstance(change, BatchReverted):
             self.revert_reasons[change.batch] = change.reason
+            self._owing.discard(change.batch)
             return self._each_withdrawal(change.batch, "WithdrawalReverted", reason=change.reason)
         if isinstance(change, BatchFinalized) and change.matches:
             return self._each_withdrawal(change.batch, "WithdrawalReadied")
@@ -328,7 +338,10 @@ class BridgeState:
 
     def _on_batch(self, batch: DerivedBatch) -> list[Note]:
         record = batch.record
-        self.books[batch.index] = advance_books(self.books[record.parent], batch.start.tree, batch.l2_blocks)
+        books = advance_books(self.books[record.parent], batch.start.tree, batch.l2_blocks)
+        self.books[batch.index] = books
+        if books.unclaimed:
+            self._owing.add(batch.index)
         derived = {
             "batch": batch.index,
             "first_block": record.first_block,

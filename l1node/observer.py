@@ -33,7 +33,7 @@ from l1node.actions import (
 )
 from l1node.blocktree import BlockTree, Node
 from l1node.evidence import Evidence
-from l1node.watch import EVIDENCE_SLOTS, MAX_HEADERS, RECENT_SLOTS, Watch
+from l1node.watch import EVIDENCE_SLOTS, MAX_HEADERS, RECENT_SLOTS, Watch, forget_slots
 
 MAX_ORPHANS = 8
 """Proposals kept while their parent is being fetched; each may be `MAX_BLOCK_BYTES` large."""
@@ -172,7 +172,7 @@ class Observer:
             self._watch.prune(slot)
             self._tree.prune(floor)
             self._invalid = {h: s for h, s in self._invalid.items() if s >= floor}
-            self._proposals = {s: hashes for s, hashes in self._proposals.items() if s >= floor}
+            forget_slots(self._proposals, self._slot - RECENT_SLOTS, floor)
             self._orphans = {h: p for h, p in self._orphans.items() if p.block.header.slot >= floor}
         self._slot = slot
 
@@ -214,8 +214,9 @@ class Observer:
 
     def _may_vote(self, vote: Vote) -> bool:
         node = self._tree.get(vote.block_hash)
-        sets = [node.validators] if node else [self._set(n, vote.slot) for n in self._tips()]
-        return any(s.stake_of(vote.voter) for s in sets)
+        if node is not None:
+            return node.validators.stake_of(vote.voter) > 0
+        return any(self._set(n, vote.slot).stake_of(vote.voter) for n in self._tips())
 
     def _take_vote(self, vote: Vote) -> None:
         evidence = self._watch.contradicted(vote)
@@ -237,10 +238,11 @@ class Observer:
     def _tally(self, node: Node) -> None:
         if node.notarized or self._tree.get(node.hash) is not node:
             return
+        stake_of = node.validators.stake_of
         votes = self._watch.votes_for(node.slot, node.height, node.hash)
-        votes = [vote for vote in votes if node.validators.stake_of(vote.voter)]
-        if node.validators.is_quorum(sum(node.validators.stake_of(vote.voter) for vote in votes)):
-            signatures = [CertificateVote(vote.voter, vote.signature) for vote in votes]
+        if node.validators.is_quorum(sum([stake_of(vote.voter) for vote in votes])):
+            voters = sorted((vote for vote in votes if stake_of(vote.voter)), key=lambda vote: vote.voter)
+            signatures = [CertificateVote(vote.voter, vote.signature) for vote in voters]
             self._notarize(node, Certificate(node.slot, node.height, node.hash, signatures))
 
     def _notarize(self, node: Node, certificate: Certificate) -> None:

@@ -5,6 +5,8 @@ signed messages that contradict each other (`l1node.evidence`).
 Must not know blocks, stakes or validator sets, nor check signatures: whoever calls it does.
 """
 
+from typing import Any
+
 from chainkit.block import SignedHeader, Vote
 from chainkit.codec import Address, Bytes32
 from l1node.evidence import Evidence, ProposalEvidence, VoteEvidence
@@ -17,6 +19,13 @@ EVIDENCE_SLOTS = 1 << 16
 
 MAX_HEADERS = 2
 """Proposals kept a proposer and slot: two prove the offence, a third adds nothing."""
+
+
+def forget_slots(table: dict[int, Any], before: int, floor: int) -> None:
+    """Remove the slots below ``floor`` of a table that has none below ``before``, at the cost of those that go."""
+    gone = range(before, floor) if floor - before <= len(table) else [s for s in table if s < floor]
+    for slot in gone:
+        table.pop(slot, None)
 
 
 def _same_block(a: Vote, b: Vote) -> bool:
@@ -42,7 +51,7 @@ class Watch:
         self._votes: dict[int, dict[Address, Vote]] = {}
         self._highest: dict[Address, Vote] = {}
         self._newest: dict[Address, int] = {}  # the latest slot that each of `_highest` voted in
-        self._headers: dict[tuple[int, Address], list[SignedHeader]] = {}
+        self._headers: dict[int, dict[Address, list[SignedHeader]]] = {}
         self._reported: set[tuple[str, int, Address]] = set()
         self._floor = 0
 
@@ -83,20 +92,21 @@ class Watch:
             self._highest[vote.voter] = vote
 
     def votes_for(self, slot: int, height: int, block_hash: Bytes32) -> list[Vote]:
-        """The kept votes for exactly this place and hash, sorted by voter."""
+        """The kept votes for exactly this place and hash."""
         votes = self._votes.get(slot, {}).values()
-        wanted = [v for v in votes if v.block_hash == block_hash and v.height == height]
-        return sorted(wanted, key=lambda vote: vote.voter)
+        return [v for v in votes if v.block_hash == block_hash and v.height == height]
 
     # --- proposals ---
 
     def headers(self, slot: int, proposer: Address) -> list[SignedHeader]:
         """The kept proposals of a proposer in a slot, in order of arrival; at most `MAX_HEADERS`."""
-        return self._headers.get((slot, proposer), [])
+        return self._headers.get(slot, {}).get(proposer, [])
 
     def keep_header(self, header: SignedHeader) -> ProposalEvidence | None:
         """Remember a verified header; evidence if it is the proposer's second one in the slot."""
-        kept = self._headers.setdefault((header.slot, header.proposer), [])
+        if header.slot < self._floor:
+            return None
+        kept = self._headers.setdefault(header.slot, {}).setdefault(header.proposer, [])
         if len(kept) >= MAX_HEADERS or any(h.block_hash == header.block_hash for h in kept):
             return None
         kept.append(header)
@@ -110,11 +120,9 @@ class Watch:
 
     def prune(self, slot: int) -> None:
         """Forget what is too old in ``slot``."""
-        self._floor = max(self._floor, slot - RECENT_SLOTS)
-        for old in [s for s in self._votes if s < self._floor]:
-            del self._votes[old]
-        for place in [p for p in self._headers if p[0] < self._floor]:
-            del self._headers[place]
+        before, self._floor = self._floor, max(self._floor, slot - RECENT_SLOTS)
+        forget_slots(self._votes, before, self._floor)
+        forget_slots(self._headers, before, self._floor)
         for voter in [v for v, vote in self._highest.items() if self._expired(vote, slot)]:
             del self._highest[voter], self._newest[voter]
         oldest = slot - self._evidence_slots

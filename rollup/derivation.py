@@ -11,7 +11,7 @@ To restart, replay the stored L1 blocks (those without bridge transactions may b
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -122,6 +122,7 @@ class Derivation:
         start = self._start()
         self.batches[abi.GENESIS_BATCH] = genesis_batch(start)
         self._disputes_read = 0
+        self._loaded: dict[bytes, tuple[bytes, Record]] = {}
         self._whole: list[int] = []  # batches derived since the last `slim_down`
         self._read = ReadAhead(self.rules, self.bridge, self.directory)
         self._packed: dict[bytes, Sequence[BatchBlock]] = {}
@@ -252,8 +253,15 @@ class Derivation:
         return events
 
     def _load(self, tree: Tree, key: bytes, kind: type[R]) -> R | None:
+        """A record in the contract's storage; the very one of the last time if its bytes are the same."""
         value = tree.get(storage_key(self.bridge, key))
-        return decode(kind, value) if value else None
+        if not value:
+            return None
+        before, record = self._loaded.get(key, (b"", None))
+        if value != before:
+            record = decode(kind, value)
+            self._loaded[key] = value, record
+        return cast(R, record)
 
     def _bridge_events(self, events: Sequence[Event]) -> Iterator[Record]:
         for event in events:
