@@ -27,14 +27,16 @@ that node and the new leaf, both visible, so it uncovers no stub on any of them.
 
 What makes it fast, and small (10^6 keys and more): a node *is* the bytes that its hash is of, and holds the
 hashes of its sides in them, so that a change reads and writes what lies on its path and nothing beside it;
-a leaf is one byte string; tuples of bytes are objects that Python's garbage collector does not visit; one
-key alone goes down and up in a loop, several together part at each node by one binary search.
+a leaf is one byte string; a node is an object that Python's garbage collector does not know of. A batch of changes
+is one sweep from left to right (`_write`): down to a key from where it parts from the one before, and up to where the
+next one parts from it, and what is passed on the way up is never touched again.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import ClassVar, Final
+
+import msgspec
 
 from chainkit.hashing import (
     HASH_SIZE,
@@ -79,6 +81,16 @@ def _place(key: bytes) -> int:
 # whole in the tree.
 
 
+class _Node(msgspec.Struct, gc=False, eq=False):
+    """``shift`` brings the bit of its depth to the end of a place; ``hashed`` are the bytes that are hashed:
+    STATE_NODE, depth, hash of left, hash of right. No cycle can go through it."""
+
+    left: "_Subtree"
+    right: "_Subtree"
+    shift: int
+    hashed: bytes
+
+
 class _Shown:
     """A leaf that came from a proof: its place instead of its key, and its value unless it is bare."""
 
@@ -93,25 +105,24 @@ class _Shown:
 _Stub = None
 _Leaf = bytes
 """A key's length, the key, the value: see `_head`."""
-_Node = tuple["_Subtree", "_Subtree", int, bytes]
-"""Left, right, the shift that brings the bit of its depth to the end of a place, and the bytes that are hashed:
-STATE_NODE, depth, hash of left, hash of right."""
 _Subtree = _Node | _Leaf | _Shown | None
 _Hashed = tuple[_Subtree, bytes]
 """A subtree and its hash."""
 _Change = tuple[int, bytes, bytes]
 """Place, head, value."""
 
-_PREFIX: Final = [STATE_NODE + bytes((depth,)) for depth in range(_KEY_BITS)]
+_PREFIX: Final = [STATE_NODE + bytes((255 - shift,)) for shift in range(_KEY_BITS)]
+"""What a node's bytes begin with, by its shift."""
 _LEFT: Final = len(_PREFIX[0])
 _RIGHT: Final = _LEFT + HASH_SIZE
 _LONG_KEY: Final = 255
+_SIZE: Final = [bytes((size,)) for size in range(_LONG_KEY)]
 
 
 def _head(key: bytes) -> bytes:
     """What a leaf of ``key`` begins with, and no leaf of another key."""
     size = len(key)
-    return bytes((size,)) + key if size < _LONG_KEY else b"\xff" + size.to_bytes(4, "big") + key
+    return _SIZE[size] + key if size < _LONG_KEY else b"\xff" + size.to_bytes(4, "big") + key
 
 
 def _key_and_value(leaf: _Leaf) -> tuple[bytes, bytes]:
@@ -130,9 +141,9 @@ def _make_leaf(change: _Change) -> _Hashed:
     return head + value, _leaf_hash(place, sha256(STATE_VALUE + value).digest())
 
 
-def _make_node(depth: int, left: _Hashed, right: _Hashed) -> _Hashed:
-    hashed = _PREFIX[depth] + left[1] + right[1]
-    return (left[0], right[0], 255 - depth, hashed), sha256(hashed).digest()
+def _make_node(shift: int, left: _Hashed, right: _Hashed) -> _Hashed:
+    hashed = _PREFIX[shift] + left[1] + right[1]
+    return _Node(left[0], right[0], shift, hashed), sha256(hashed).digest()
 
 
 class Tree:
@@ -164,8 +175,8 @@ class Tree:
         """
         place = _place(key)
         subtree = self._top
-        while isinstance(subtree, tuple):
-            subtree = subtree[1] if place >> subtree[2] & 1 else subtree[0]
+        while isinstance(subtree, _Node):
+            subtree = subtree.right if place >> subtree.shift & 1 else subtree.left
         if isinstance(subtree, _Leaf):
             head = _head(key)
             return subtree[len(head) :] if subtree.startswith(head) else b""
@@ -184,15 +195,10 @@ class Tree:
 
         Raises MissingWitness, and changes nothing, if a partial tree does not cover a key.
         """
-        ordered = [(_place(key), _head(key), value) for key, value in changes.items()]
-        ordered.sort()
-        if not ordered:
+        if not changes:
             return self
-        if self._root == EMPTY_ROOT:
-            return _tree(_build(ordered))
-        writer = _Writer(ordered)
-        top = writer.write(self._top, None, 0, len(ordered))
-        return self if top[0] is self._top else _tree(top)
+        top = _write(_NOTHING if self._root == EMPTY_ROOT else self._top, changes)
+        return _tree(top) if top[1] else self
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Every (key, value), in the order of key hashes. Raises MissingWitness if partial."""
@@ -203,8 +209,8 @@ class Tree:
         if self._root == EMPTY_ROOT:
             return iter(())
         subtree, place = self._top, index << _KEY_BITS - bits
-        while isinstance(subtree, tuple) and subtree[2] >= _KEY_BITS - bits:
-            subtree = subtree[1] if place >> subtree[2] & 1 else subtree[0]
+        while isinstance(subtree, _Node) and subtree.shift >= _KEY_BITS - bits:
+            subtree = subtree.right if place >> subtree.shift & 1 else subtree.left
         found = next(_items(subtree))[0]
         return _items(subtree) if _place(found) >> _KEY_BITS - bits == index else iter(())
 
@@ -252,9 +258,9 @@ def verify_proof(root: bytes, key: bytes, proof: bytes) -> bytes | None:
     subtree = Tree.from_proof(proof, root)._top
     if root == EMPTY_ROOT:
         return None
-    while isinstance(subtree, tuple):
-        left, right = subtree[0], subtree[1]
-        subtree, beside = (right, left) if place >> subtree[2] & 1 else (left, right)
+    while isinstance(subtree, _Node):
+        left, right = subtree.left, subtree.right
+        subtree, beside = (right, left) if place >> subtree.shift & 1 else (left, right)
         if beside is not _Stub:
             raise ProofError("the proof shows more than the path of the key")
     if isinstance(subtree, _Shown) and (subtree.place == place) == (subtree.value is not None):
@@ -266,8 +272,8 @@ def _items(subtree: _Subtree) -> Iterator[tuple[bytes, bytes]]:
     waiting = [subtree]
     while waiting:
         subtree = waiting.pop()
-        if isinstance(subtree, tuple):
-            waiting += (subtree[1], subtree[0])
+        if isinstance(subtree, _Node):
+            waiting += (subtree.right, subtree.left)
         elif isinstance(subtree, _Leaf):
             yield _key_and_value(subtree)
         else:
@@ -282,150 +288,135 @@ def _tree(top: _Hashed) -> Tree:
 
 def _build(changes: Iterable[_Change]) -> _Hashed:
     """The subtree of ``changes`` alone, in order of place: what is finished of it waits, from left to right,
-    in a stack, with the depth at which each part leaves the one before. Raises ValueError."""
+    in a stack, with the shift at which each part leaves the one before. Raises ValueError."""
     parts: list[_Hashed] = []
-    depths: list[int] = []
+    shifts: list[int] = []
     before = -1
     for change in changes:
         place = change[0]
         if place <= before:
             raise ValueError("keys are not in the order of their hashes, each once")
         if parts:
-            depth = _KEY_BITS - (place ^ before).bit_length()
-            while depths and depths[-1] > depth:
+            shift = (place ^ before).bit_length() - 1
+            while shifts and shifts[-1] < shift:
                 right = parts.pop()
-                parts[-1] = _make_node(depths.pop(), parts[-1], right)
-            depths.append(depth)
+                parts[-1] = _make_node(shifts.pop(), parts[-1], right)
+            shifts.append(shift)
         parts.append(_make_leaf(change))
         before = place
-    while depths:
+    while shifts:
         right = parts.pop()
-        parts[-1] = _make_node(depths.pop(), parts[-1], right)
+        parts[-1] = _make_node(shifts.pop(), parts[-1], right)
     return parts[0] if parts else (_Stub, EMPTY_ROOT)
 
 
-def _place_of(leaf: _Subtree) -> int:
-    if isinstance(leaf, _Shown):
-        return leaf.place
-    if isinstance(leaf, _Leaf):
-        return _place(_key_and_value(leaf)[0])
-    raise MissingWitness("the proof does not cover a key that is written")
-
-
-def _place_near(subtree: _Subtree, change: _Change) -> int:
-    """The place of the leaf to which a change's bits lead: all leaves of a subtree share the bits before its
-    depth. It is the change's own, without a hash, unless the key is new."""
-    place, head, _ = change
-    while isinstance(subtree, tuple):
-        subtree = subtree[1] if place >> subtree[2] & 1 else subtree[0]
-    return place if isinstance(subtree, _Leaf) and subtree.startswith(head) else _place_of(subtree)
+def _place_of(leaf: _Leaf | _Shown) -> int:
+    return leaf.place if isinstance(leaf, _Shown) else _place(_key_and_value(leaf)[0])
 
 
 def _hash_of(subtree: _Subtree) -> bytes:
     """The hash of a subtree whose node is not at hand."""
-    if isinstance(subtree, tuple):
-        return sha256(subtree[3]).digest()
+    if isinstance(subtree, _Node):
+        return sha256(subtree.hashed).digest()
     if isinstance(subtree, _Leaf):
         key, value = _key_and_value(subtree)
         return _leaf_hash(_place(key), sha256(STATE_VALUE + value).digest())
-    if subtree is _Stub:
-        raise MissingWitness("the proof does not cover a key that is written")
+    assert subtree is not _Stub, "a path to a leaf leads through it"
     return _leaf_hash(subtree.place, subtree.value_hash)
 
 
-class _Writer:
-    """One batch of changes, in order of place, on its way through a tree.
+_END: Final = 1 << _KEY_BITS
+"""What comes after all places, and parts from them above every node."""
+_ABOVE: Final = _Node(_Stub, _Stub, _KEY_BITS, b"")
+"""What every path begins with."""
+_NOTHING: Final = b""
+"""Where a key goes that has a side of a new node to itself; no leaf is as short."""
 
-    Each method gives what becomes of a subtree: the very same object, with any hash, if nothing changes.
+
+def _write(top: _Subtree, changes: Mapping[bytes, bytes]) -> _Hashed:
+    """``top`` with ``changes`` set, at least one; with no hash if nothing changes.
+
+    Open are the nodes above the key in hand: ``node``, and ``path`` above it. ``new`` is what becomes of the subtree
+    below ``node``, and ``hash_`` its hash, empty if it is the very same object. An open node whose left side has
+    changed already has in it that side, the bytes up to its hash, and, on the right, the node that it was.
     """
-
-    __slots__ = ("changes", "places")
-
-    def __init__(self, changes: list[_Change]) -> None:
-        self.changes = changes
-        self.places = [change[0] for change in changes]
-
-    def write(self, subtree: _Subtree, inside: int | None, start: int, end: int) -> _Hashed:
-        """Set ``changes[start:end]``, at least one. ``inside``: the place of some leaf below, if known."""
-        if end - start == 1:
-            return _write_one(subtree, self.changes[start])
-        if inside is None:
-            inside = _place_near(subtree, self.changes[start])
-        first = self.places[start]
-        # Of places in order, the first or the last parts earliest from any given one.
-        depth = _KEY_BITS - ((first ^ inside) | (self.places[end - 1] ^ inside)).bit_length()
-        if not isinstance(subtree, tuple) or 255 - depth > subtree[2]:
-            return self._part(subtree, inside, depth, start, end)
-        left, right, shift, hashed = subtree
-        middle = bisect_left(self.places, (first >> shift | 1) << shift, start, end)
-        known_right = inside >> shift & 1
-        new_left: _Hashed = left, b""
-        new_right: _Hashed = right, b""
-        if start < middle:
-            new_left = self.write(left, None if known_right else inside, start, middle)
-        if middle < end:
-            new_right = self.write(right, inside if known_right else None, middle, end)
-        if new_left[0] is left:
-            if new_right[0] is right:
-                return subtree, b""
-            hashed = hashed[:_RIGHT] + new_right[1]
-        elif new_right[0] is right:
-            hashed = hashed[:_LEFT] + new_left[1] + hashed[_RIGHT:]
-        else:
-            hashed = hashed[:_LEFT] + new_left[1] + new_right[1]
-        return (new_left[0], new_right[0], shift, hashed), sha256(hashed).digest()
-
-    def _part(self, subtree: _Subtree, inside: int, depth: int, start: int, end: int) -> _Hashed:
-        """Some keys part from all of ``subtree`` above it: a new node, and they make its other side."""
-        shift = 255 - depth
-        middle = bisect_left(self.places, (inside >> shift | 1) << shift, start, end)
-        if inside >> shift & 1:
-            old = self._beside(subtree, inside, middle, end)
-            return _make_node(depth, _build(self.changes[start:middle]), old)
-        old = self._beside(subtree, inside, start, middle)
-        return _make_node(depth, old, _build(self.changes[middle:end]))
-
-    def _beside(self, subtree: _Subtree, inside: int, start: int, end: int) -> _Hashed:
-        written = self.write(subtree, inside, start, end) if start < end else (subtree, b"")
-        return (subtree, _hash_of(subtree)) if written[0] is subtree else written
-
-
-def _write_one(subtree: _Subtree, change: _Change) -> _Hashed:
-    """``subtree`` with one key set: down to its leaf, and up again."""
-    top, (place, head, value) = subtree, change
+    keys = {key_hash(key): key for key in changes}
+    ordered = sorted(keys)
+    places = [int.from_bytes(where, "big") for where in ordered]
     path: list[_Node] = []
-    while isinstance(subtree, tuple):
-        path.append(subtree)
-        subtree = subtree[1] if place >> subtree[2] & 1 else subtree[0]
-    if isinstance(subtree, _Leaf):
-        apart = 0 if subtree.startswith(head) else place ^ _place_of(subtree)
-        same = not apart and subtree[len(head) :] == value
-    elif subtree is _Stub:
-        raise MissingWitness("the proof does not cover a key that is written")
-    else:
-        apart = place ^ subtree.place
-        same = not apart and subtree.value == value
-    if same:
-        return top, b""
-    new, hash_ = _make_leaf(change)
-    if apart:  # the key is new: above the first node of a larger depth than that at which it parts
-        depth = _KEY_BITS - apart.bit_length()
-        while path and path[-1][2] < 255 - depth:
-            subtree = path.pop()
-        old = subtree, _hash_of(subtree)
-        if place >> 255 - depth & 1:
-            new, hash_ = _make_node(depth, old, (new, hash_))
+    node, subtree, new, hash_ = _ABOVE, top, top, b""
+    for where, place, following in zip(ordered, places, [*places[1:], _END], strict=True):
+        while isinstance(subtree, _Node):
+            path.append(node)
+            node, subtree = subtree, subtree.right if place >> subtree.shift & 1 else subtree.left
+        key = keys[where]
+        head, value = _head(key), changes[key]
+        if isinstance(subtree, _Leaf) and subtree.startswith(head):
+            same = subtree == head + value
         else:
-            new, hash_ = _make_node(depth, (new, hash_), old)
-    for left, right, shift, hashed in reversed(path):
-        if place >> shift & 1:
-            hashed = hashed[:_RIGHT] + hash_
-            new = (left, new, shift, hashed)
+            path.append(node)
+            same = _make_room(path, subtree, place, value)
+            node = path.pop()
+        if same:
+            new, hash_ = subtree, b""
         else:
-            hashed = hashed[:_LEFT] + hash_ + hashed[_RIGHT:]
-            new = (new, right, shift, hashed)
-        hash_ = sha256(hashed).digest()
+            new = head + value
+            hash_ = sha256(STATE_LEAF + where + sha256(STATE_VALUE + value).digest()).digest()
+        apart = (place ^ following).bit_length() - 1
+        while (shift := node.shift) < apart:  # the next key is not below it
+            if not hash_:
+                new, hash_ = _closed(node, new)
+            elif place >> shift & 1:
+                hashed = node.hashed[:_RIGHT] + hash_
+                new, hash_ = _Node(node.left, new, shift, hashed), sha256(hashed).digest()
+            else:
+                hashed = _PREFIX[shift] + hash_ + node.hashed[_RIGHT:]
+                new, hash_ = _Node(new, node.right, shift, hashed), sha256(hashed).digest()
+            node = path.pop()
+        if following == _END:
+            break
+        if shift > apart:  # no node parts them yet
+            path.append(node)
+            node = _Node(new, _Stub, apart, _PREFIX[apart] + (hash_ or _hash_of(new)))
+            subtree = _NOTHING
+        else:
+            subtree = node.right
+            if hash_:
+                node = _Node(new, node, shift, _PREFIX[shift] + hash_)
     return new, hash_
+
+
+def _make_room(path: list[_Node], subtree: _Subtree, place: int, value: bytes) -> bool:
+    """A key leads to what is not known to be its leaf: whether it is, and has that value already. A new key parts
+    from the leaf found, and gets a side of a node above the first one of a smaller shift than that at which it does."""
+    if subtree is _NOTHING:
+        return False
+    if isinstance(subtree, _Shown):
+        if subtree.place == place:
+            return subtree.value == value
+        found = subtree.place
+    elif isinstance(subtree, _Leaf):
+        found = _place(_key_and_value(subtree)[0])
+    else:
+        raise MissingWitness("the proof does not cover a key that is written")
+    shift = (place ^ found).bit_length() - 1
+    while path[-1].shift < shift:
+        subtree = path.pop()
+    if place >> shift & 1:
+        path.append(_Node(subtree, _Stub, shift, _PREFIX[shift] + _hash_of(subtree)))
+    else:
+        path.append(_Node(_Stub, subtree, shift, _PREFIX[shift] + bytes(HASH_SIZE) + _hash_of(subtree)))
+    return False
+
+
+def _closed(node: _Node, right: _Subtree) -> _Hashed:
+    """What becomes of a node below which nothing has changed since its left side was left."""
+    if len(node.hashed) > _RIGHT:
+        return node, b""
+    before = node.right
+    assert isinstance(before, _Node)
+    hashed = node.hashed + before.hashed[_RIGHT:]
+    return _Node(node.left, right, node.shift, hashed), sha256(hashed).digest()
 
 
 def _prove(whole: _Hashed, places: list[int], parts: list[bytes]) -> None:
@@ -433,11 +424,12 @@ def _prove(whole: _Hashed, places: list[int], parts: list[bytes]) -> None:
     subtree, hash_ = whole
     if not places:
         parts += (bytes((_TAG_STUB,)), hash_)
-    elif isinstance(subtree, tuple):
-        left, right, shift, hashed = subtree
+    elif isinstance(subtree, _Node):
+        shift, hashed = subtree.shift, subtree.hashed
         parts.append(bytes((_TAG_NODE, hashed[1])))
-        _prove((left, hashed[_LEFT:_RIGHT]), [place for place in places if not place >> shift & 1], parts)
-        _prove((right, hashed[_RIGHT:]), [place for place in places if place >> shift & 1], parts)
+        left, right = (subtree.left, hashed[_LEFT:_RIGHT]), (subtree.right, hashed[_RIGHT:])
+        _prove(left, [place for place in places if not place >> shift & 1], parts)
+        _prove(right, [place for place in places if place >> shift & 1], parts)
     elif subtree is _Stub:
         raise MissingWitness("the proof does not cover a key that is to be proven")
     else:
@@ -542,4 +534,4 @@ def _join(depth: int, left: _Part, right: _Part) -> _Part:
         raise ProofError("a node whose two sides are both cut away")
     if (seen[0] ^ seen[-1]) >> shift > 1:
         raise ProofError("leaves below a node differ before its depth")
-    return *_make_node(depth, left[:2], right[:2]), seen[0]
+    return *_make_node(shift, left[:2], right[:2]), seen[0]

@@ -182,6 +182,29 @@ def test_root_with_keys_that_part_at_any_depth(first: dict[bytes, bytes], second
         assert Tree().update(first).update(second).root == naive_root(first | second, raw)
 
 
+@quick
+@given(raw_contents, st.dictionaries(raw_keys, st.none() | values, max_size=24))
+def test_a_batch_of_new_changed_and_unchanged_keys(
+    content: dict[bytes, bytes], batch: dict[bytes, bytes | None]
+) -> None:
+    """None: what is there already. One sweep sets them; what has not changed stays the very same object."""
+    with places_of_our_choosing():
+        tree = Tree().update(content)
+        changes = {key: content.get(key, b"") if value is None else value for key, value in batch.items()}
+        shared = set(map(id, subtrees(tree)))
+        newer = tree.update(changes)
+        assert newer.root == naive_root(content | changes, raw)
+        assert list(newer.items()) == sorted((content | changes).items())
+        assert (newer is tree) == all(content.get(key) == value for key, value in changes.items())
+        fresh = [subtree for subtree in subtrees(newer) if id(subtree) not in shared]
+        assert all(holds_one_of(subtree, changes) for subtree in fresh)
+        assert tree.root == naive_root(content, raw)
+
+
+def holds_one_of(subtree: object, changes: dict[bytes, bytes]) -> bool:
+    return any(key in changes for key, _ in merkle._items(subtree))  # type: ignore[arg-type]
+
+
 def test_tombstone_is_a_leaf() -> None:
     content, tree = small_tree(3)
     erased = tree.update({b"key/0": b""})
@@ -209,7 +232,7 @@ def subtrees(tree: Tree) -> list[object]:
     while waiting:
         subtree = waiting.pop()
         found.append(subtree)
-        waiting += subtree[:2] if isinstance(subtree, tuple) else ()
+        waiting += (subtree.left, subtree.right) if isinstance(subtree, merkle._Node) else ()
     return found
 
 
@@ -304,6 +327,7 @@ def check_partial(
         for key in covered:
             assert partial.get(key) == content.get(key, b"")
         assert partial.prove(covered) == full.prove(covered)
+    assert partial.update({key: content[key] for key in covered if key in content}) is partial
 
 
 @quick
@@ -467,14 +491,14 @@ def test_inner_node_is_no_leaf() -> None:
     """CVE-2017-12842: the two child hashes of a node do not pass for key hash and value hash."""
     content, tree = small_tree()
     top = tree._top
-    assert isinstance(top, tuple)
-    children = top[3][2:]
+    assert isinstance(top, merkle._Node)
+    children = top.hashed[2:]
     for tag in (b"\x00", b"\x03"):
         for key in (*content, b"absent"):
             refused(tree.root, key, tag + children)
     with pytest.raises(ProofError):
         Tree.from_proof(b"\x00" + children, tree.root)
-    assert sha(b"\x01", top[3][1:2], children) == tree.root
+    assert sha(b"\x01", top.hashed[1:2], children) == tree.root
 
 
 # --- The decoder: trees that hash to the root they are held against, and still cannot exist
