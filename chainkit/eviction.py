@@ -77,14 +77,17 @@ class Eviction:
 
     def _is_current(self, tail: Victim) -> bool:
         sender = self._senders.get(tail.address)
-        if sender is None or not sender.nonces or sender.nonces[-1] != tail.nonce:
+        if sender is None or not (sender.ready or sender.gapped):
             return False
+        last = sender.last()
         return (
-            sender.entries[tail.nonce].seq == -tail.late and sender.standing_of(tail.nonce) == tail.standing
+            last.tx.body.nonce == tail.nonce
+            and last.seq == -tail.late
+            and sender.standing_of(tail.nonce) == tail.standing
         )
 
 
 def _last(address: Address, sender: Sender) -> Victim:
-    nonce = sender.nonces[-1]
-    entry = sender.entries[nonce]
-    return Victim(sender.standing_of(nonce), entry.max_fee, -entry.seq, address, nonce)
+    entry = sender.last()
+    body = entry.tx.body
+    return Victim(sender.standing_of(body.nonce), body.max_fee_per_gas, -entry.seq, address, body.nonce)

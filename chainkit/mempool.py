@@ -7,13 +7,13 @@ Every cap is hard. What is *gapped* (an earlier nonce of its sender is missing) 
 share of the room and is the first to go, so that a flood of it keeps nobody out (promise P23). A sender must
 be able to pay for all that it has waiting, so that a flood needs as much money as it claims to spend.
 
-What makes it fast: all that is asked of a transaction again is worked out when it comes (`chainkit.waiting`); after
-a block only the front of a sender is taken off (`_take_front`); who was looked at for a block is put back only if it
-is still there when the next one is made (`chainkit.offering`); the order in which transactions would have to go
-exists only while the pool is full (`chainkit.eviction`).
+What makes it fast: nothing is kept twice (`chainkit.waiting`); what comes next of its sender, while there is room, is
+put at the end of a list (`Mempool.add`); after a block only the front of a sender is taken off, and nearly always that
+is all of it (`Mempool.update`); who was looked at for a block is put back only if it is still there when the next one
+is made (`chainkit.offering`); the order in which transactions would have to go exists only while the pool is full
+(`chainkit.eviction`).
 """
 
-from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from chainkit.codec import Address, Bytes32
@@ -66,7 +66,7 @@ class Mempool:
         self._senders: dict[Address, Sender] = {}
         self._by_id: dict[Bytes32, SignedTransaction] = {}
         self._eviction = Eviction(self._senders)
-        self._offering = Offering(self._senders)
+        self._offering = Offering(rules, self._senders)
         self._bytes = 0
         self._gapped = 0
         self._gapped_bytes = 0
@@ -83,8 +83,8 @@ class Mempool:
     def __iter__(self) -> Iterator[SignedTransaction]:
         """Every transaction held, those of a sender in nonce order (for gossip and snapshots)."""
         for sender in self._senders.values():
-            for nonce in sender.nonces:
-                yield sender.entries[nonce].tx
+            for entry in sender.entries:
+                yield entry.tx
 
     @property
     def size(self) -> int:
@@ -116,20 +116,22 @@ class Mempool:
         """
         if tx.id in self._by_id:
             raise InvalidTransaction("already_known", "the transaction is already waiting")
-        check_stateless(self._rules, tx)
-        body = tx.body
-        nonce, address = body.nonce, body.sender
+        if tx.passed is not self._rules:
+            check_stateless(self._rules, tx)
+        nonce, address = tx.body.nonce, tx.body.sender
         account = account_of(address)
         if not account.nonce <= nonce < account.nonce + self._max_per_sender:
             self._refuse_nonce(nonce, account)
-        entry = make_entry(self._rules, tx, self._seq)
         sender = self._senders.get(address)
         if sender is not None and sender.nonce != account.nonce:
             self._refresh(address, sender, account)
             sender = self._senders.get(address)
+        entry = make_entry(tx, self._seq)
+        if self._add_next(address, sender, account, entry):
+            return []
         if sender is None:
-            sender = Sender(account.nonce, account.nonce)
-        old = sender.entries.get(nonce)
+            sender = Sender(account.nonce)
+        old = sender.at(nonce)
         if old is not None:
             _check_replacement(old.tx, tx)
         total = sender.cost + entry.cost - (old.cost if old else 0)
@@ -151,6 +153,31 @@ class Mempool:
             self._eviction.forget()
         return gone
 
+    def _add_next(self, address: Address, sender: Sender | None, account: Account, entry: Entry) -> bool:
+        """What the rest of `add` does with a sender's next transaction while there is room for it and nothing waits
+        behind a gap; False if it is not so, and nothing was done."""
+        tx, by_id = entry.tx, self._by_id
+        size = self._bytes + len(tx.wire)
+        if len(by_id) >= self._max_transactions or size > self._max_bytes or self._eviction.active:
+            return False
+        if sender is None:
+            if tx.body.nonce != account.nonce or entry.cost > account.balance:
+                return False
+            self._senders[address] = sender = Sender(account.nonce, [entry], [], entry.cost)
+            self._offering.place(address, sender, entry.key)
+        else:
+            ready, cost = sender.ready, sender.cost + entry.cost
+            if sender.gapped or tx.body.nonce != sender.nonce + len(ready) or cost > account.balance:
+                return False
+            ready.append(entry)
+            sender.cost = cost
+            if entry.key < sender.place:
+                self._offering.place(address, sender, entry.key)
+        by_id[tx.id] = tx
+        self._bytes = size
+        self._seq += 1
+        return True
+
     def _refuse_nonce(self, nonce: int, account: Account) -> None:
         if nonce < account.nonce:
             raise InvalidTransaction("stale_nonce", f"nonce {nonce}; the account's next is {account.nonce}")
@@ -162,11 +189,11 @@ class Mempool:
 
     def _make_room(self, entry: Entry, standing: int, old: Entry | None) -> list[SignedTransaction]:
         """Push out what must go; if that is not worth less than ``entry``, undo it (ages, too) and refuse."""
-        count, size = (0, entry.bytes - old.bytes) if old else (1, entry.bytes)
+        count, size = (0, len(entry.tx.wire) - len(old.tx.wire)) if old else (1, len(entry.tx.wire))
         gone: list[tuple[Sender, Entry]] = []
         while not self._fits(count, size, len(gone), ready=standing != GAPPED):
             victim = self._eviction.first(entry.tx.body.sender, entry.tx.body.nonce)
-            if victim is None or victim[:2] >= (standing, entry.max_fee):
+            if victim is None or victim[:2] >= (standing, entry.tx.body.max_fee_per_gas):
                 for sender, evicted in reversed(gone):
                     self._senders[evicted.tx.body.sender] = sender
                     self._insert(evicted.tx.body.sender, sender, evicted)
@@ -191,9 +218,10 @@ class Mempool:
     # --- offering ---
 
     def select(
-        self, account_of: AccountLookup, base_fee: int, gas_limit: int, max_bytes: int
+        self, account_of: AccountLookup | None, base_fee: int, gas_limit: int, max_bytes: int
     ) -> Iterator[SignedTransaction]:
-        """What may run on that state: each sender's in nonce order, the best tip first, then the oldest.
+        """What may run on that state (None: the one that `add` and `update` were told of last): each sender's in
+        nonce order, the best tip first, then the oldest.
 
         If there is more than a block takes, an eighth of it is for those that have waited longest, whatever they
         bid: a flood that bids more than somebody else may delay him, but not for as long as it lasts (P23).
@@ -222,11 +250,23 @@ class Mempool:
 
         With ``addresses`` only those accounts are looked at (the ones that a block changed).
         """
+        senders, by_id = self._senders, self._by_id
         dropped: list[SignedTransaction] = []
-        for address in list(self._senders) if addresses is None else addresses:
-            sender = self._senders.get(address)
-            if sender is not None:
-                dropped += self._refresh(address, sender, account_of(address))
+        for address in list(senders) if addresses is None else addresses:
+            sender = senders.get(address)
+            if sender is None:
+                continue
+            account, ready = account_of(address), sender.ready
+            if account.nonce - sender.nonce != len(ready) or sender.gapped:
+                dropped += self._refresh(address, sender, account)
+                continue
+            for entry in ready:  # all that it had is in a block
+                tx = entry.tx
+                self._bytes -= len(tx.wire)
+                del by_id[tx.id]
+                dropped.append(tx)
+            ready.clear()
+            del senders[address]
         return dropped
 
     def remove(self, tx_id: Bytes32) -> None:
@@ -234,106 +274,80 @@ class Mempool:
         tx = self._by_id.get(tx_id)
         if tx is not None:
             sender = self._senders[tx.body.sender]
-            del sender.entries[tx.body.nonce]
-            self._rebuild(tx.body.sender, sender, [tx])
+            self._keep(
+                tx.body.sender, sender, [entry for entry in sender.entries if entry.tx is not tx], [tx]
+            )
 
     def _refresh(self, address: Address, sender: Sender, account: Account) -> list[SignedTransaction]:
         """Bring one sender up to its account; returns what had to go."""
+        gone: list[SignedTransaction] = []
         if sender.nonce <= account.nonce <= sender.end:
             gone = self._take_front(address, sender, account.nonce)
-            if not sender.entries or sender.cost <= account.balance:  # as after nearly every block
+            if sender.cost <= account.balance:  # as after nearly every block
                 return gone
-            return gone + self._recount(address, sender, account)
-        return self._recount(address, sender, account)
+        kept, dropped = sender.split(account, self._max_per_sender)
+        sender.nonce = account.nonce
+        lost = [entry.tx for entry in dropped]
+        self._keep(address, sender, kept, lost)
+        return gone + lost
 
     def _take_front(self, address: Address, sender: Sender, nonce: int) -> list[SignedTransaction]:
         """Forget what is before ``nonce``, up to which none is missing: whatever waits behind stays as it is."""
-        entries, by_id = sender.entries, self._by_id
-        gone: list[SignedTransaction] = []
-        for used in range(sender.nonce, nonce):
-            entry = entries.pop(used)
-            sender.cost -= entry.cost
-            self._bytes -= entry.bytes
-            del by_id[entry.tx.id]
-            gone.append(entry.tx)
-        sender.nonce = nonce
-        del sender.nonces[: len(gone)]
-        if not entries:
+        gone = [entry.tx for entry in sender.take_front(nonce)]
+        for tx in gone:
+            self._bytes -= len(tx.wire)
+            del self._by_id[tx.id]
+        if not (sender.ready or sender.gapped):
             del self._senders[address]
         elif gone:
             self._offering.place(address, sender, sender.best())
             self._eviction.changed(address, sender)
         return gone
 
-    def _recount(self, address: Address, sender: Sender, account: Account) -> list[SignedTransaction]:
-        """The same from scratch, whatever the account is now."""
-        kept, dropped = sender.split(account, self._max_per_sender)
-        sender.nonce, sender.entries = account.nonce, kept
-        gone = [entry.tx for entry in dropped]
-        self._rebuild(address, sender, gone)
-        return gone
-
     # --- bookkeeping: everything below keeps all counters in step ---
 
     def _insert(self, address: Address, sender: Sender, entry: Entry) -> None:
         """Put one among its sender's that is in `_by_id`."""
-        nonce, nonces = entry.tx.body.nonce, sender.nonces
-        sender.entries[nonce] = entry
-        if not nonces or nonces[-1] < nonce:
-            nonces.append(nonce)
-        else:
-            insort(nonces, nonce)
-        sender.cost += entry.cost
-        self._bytes += entry.bytes
+        self._bytes += len(entry.tx.wire)
+        before = _gapped(sender)
+        sender.put(entry)
+        self._count_gapped(sender, before)
         self._place(address, sender, entry)
-        if nonce > sender.end:
-            self._count_gapped(sender, 1, entry.bytes)
-        else:
-            sender.end += 1
-            while sender.gapped and (promoted := sender.entries.get(sender.end)) is not None:
-                self._count_gapped(sender, -1, -promoted.bytes)
-                sender.end += 1
         self._eviction.changed(address, sender)
 
     def _swap(self, address: Address, sender: Sender, old: Entry, new: Entry) -> None:
-        nonce, growth = new.tx.body.nonce, new.bytes - old.bytes
-        sender.entries[nonce] = new
-        sender.cost += new.cost - old.cost
+        before = _gapped(sender)
+        sender.swap(old, new)
+        self._count_gapped(sender, before)
         del self._by_id[old.tx.id]
         self._by_id[new.tx.id] = new.tx
-        self._bytes += growth
+        self._bytes += len(new.tx.wire) - len(old.tx.wire)
         self._place(address, sender, new)
-        if nonce >= sender.end:
-            self._count_gapped(sender, 0, growth)
         self._eviction.changed(address, sender)
 
     def _take_last(self, address: Address, sender: Sender) -> Entry:
         """Take a sender's last one from everywhere but `_by_id`."""
-        nonce = sender.nonces.pop()
-        entry = sender.entries.pop(nonce)
-        sender.cost -= entry.cost
-        self._bytes -= entry.bytes
-        if nonce < sender.end:
-            sender.end = nonce
-        else:
-            self._count_gapped(sender, -1, -entry.bytes)
-        if sender.nonces:
+        before = _gapped(sender)
+        entry = sender.take_last()
+        self._count_gapped(sender, before)
+        self._bytes -= len(entry.tx.wire)
+        if sender.ready or sender.gapped:
             self._eviction.changed(address, sender)
         else:
             del self._senders[address]
         return entry
 
-    def _rebuild(self, address: Address, sender: Sender, dropped: Sequence[SignedTransaction]) -> None:
-        """Recount a sender from its entries, after ``dropped`` left them."""
+    def _keep(
+        self, address: Address, sender: Sender, kept: list[Entry], dropped: Sequence[SignedTransaction]
+    ) -> None:
+        """Leave a sender with these, without those."""
         for tx in dropped:
             del self._by_id[tx.id]
             self._bytes -= len(tx.wire)
-        self._gapped -= sender.gapped
-        self._gapped_bytes -= sender.gapped_bytes
-        sender.recount()
-        self._gapped += sender.gapped
-        self._gapped_bytes += sender.gapped_bytes
-        if sender.nonces:
+        before = _gapped(sender)
+        sender.keep(kept)
+        self._count_gapped(sender, before)
+        if kept:
             self._eviction.changed(address, sender)
             self._offering.place(address, sender, sender.best())
         else:
@@ -341,14 +355,14 @@ class Mempool:
 
     def _place(self, address: Address, sender: Sender, entry: Entry) -> None:
         """Let `select` find a sender with one transaction more."""
-        if len(sender.entries) == 1 or entry.key < sender.place:
+        if len(sender.ready) + len(sender.gapped) == 1 or entry.key < sender.place:
             self._offering.place(address, sender, entry.key)
 
-    def _count_gapped(self, sender: Sender, count: int, size: int) -> None:
-        sender.gapped += count
-        sender.gapped_bytes += size
-        self._gapped += count
-        self._gapped_bytes += size
+    def _count_gapped(self, sender: Sender, before: tuple[int, int]) -> None:
+        """Count in what changed of a sender since `_gapped` said so of it."""
+        count, size = before
+        self._gapped += len(sender.gapped) - count
+        self._gapped_bytes += sender.gapped_bytes - size
 
     def _has_plenty(self) -> bool:
         """Whether half of everything is free. (Not a little: to rank all again must be paid for by many newcomers.)"""
@@ -358,6 +372,11 @@ class Mempool:
             and 2 * GAPPED_SHARE * self._gapped <= self._max_transactions
             and 2 * GAPPED_SHARE * self._gapped_bytes <= self._max_bytes
         )
+
+
+def _gapped(sender: Sender) -> tuple[int, int]:
+    """How many of a sender's are gapped, and their bytes."""
+    return len(sender.gapped), sender.gapped_bytes
 
 
 def _check_replacement(old: SignedTransaction, new: SignedTransaction) -> None:

@@ -354,17 +354,17 @@ class RollupNode:
 
     def _fill(self, builder: BlockBuilder, room: int) -> None:
         rules = self.derivation.rules
-        head = self.local.view
         candidates = self.mempool.select(
-            head.account,
-            environment(head).base_fee,
+            None,  # the pool is up to the head: it hears of every block (`_refresh_mempool`, `_update_mempool`)
+            environment(self.local.view).base_fee,
             rules.fees.block_gas_limit,
             MAX_BLOCK_TRANSACTIONS_BYTES,
         )
+        censors = self.faults.censors if len(self.faults) else None
         for tx in list(candidates):
             if room == 0:
                 break
-            if self.faults.censors(tx.body.sender):
+            if censors is not None and censors(tx.body.sender):
                 continue
             try:
                 builder.add_transaction(tx)

@@ -45,19 +45,24 @@ def check_counters(pool: Mempool) -> None:
     held = list(pool)
     assert len(pool) == len(held) == len({t.id for t in held})
     assert pool.size == sum(len(t.wire) for t in held)
-    gapped = 0
+    gapped = gapped_bytes = 0
     for address, sender in pool._senders.items():
         nonces = sorted(t.body.nonce for t in held if t.body.sender == address)
-        assert nonces == sender.nonces
+        assert nonces == [e.tx.body.nonce for e in sender.entries]
         assert nonces
         end = sender.nonce
         while end in nonces:
             end += 1
         assert sender.end == end
-        assert sender.gapped == sum(n > end for n in nonces)
-        assert sender.cost == sum(e.cost for e in sender.entries.values())
-        gapped += sender.gapped
-    assert pool.gapped == gapped
+        beyond = [e.tx for e in sender.entries if e.tx.body.nonce > end]
+        assert [e.tx for e in sender.gapped] == beyond
+        assert sender.gapped_bytes == sum(len(tx.wire) for tx in beyond)
+        assert sender.cost == sum(e.cost for e in sender.entries)
+        assert [sender.at(n) for n in nonces] == sender.entries
+        assert sender.at(end) is sender.at(nonces[-1] + 1) is sender.at(sender.nonce - 1) is None
+        gapped += len(beyond)
+        gapped_bytes += sender.gapped_bytes
+    assert (pool.gapped, pool._gapped_bytes) == (gapped, gapped_bytes)
     assert len(pool._eviction) <= 2 * len(pool._senders) + 1024
 
 
@@ -519,9 +524,67 @@ def check_selection(pool: Mempool, accounts: dict[bytes, Account]) -> None:
         nonces[tx.body.sender] += 1
     for tx in pool:  # complete: nothing that could follow was left out
         assert tx.body.nonce != nonces[tx.body.sender] or tx.body.max_fee_per_gas < 2
-    best = [min(t.body.tip_per_gas, t.body.max_fee_per_gas - 2) for t in chosen]
-    heads = {t.body.sender: tip for t, tip in reversed(list(zip(chosen, best, strict=True)))}
-    assert not chosen or best[0] == max(heads.values())
+    assert chosen == selection_one_by_one(pool, accounts, 2)
+    assert list(pool.select(None, 2, 10**9, BYTES)) == chosen, "the pool knows these accounts"
+
+
+def selection_one_by_one(
+    pool: Mempool, accounts: dict[bytes, Account], base_fee: int
+) -> list[SignedTransaction]:
+    """What a block without bounds takes: again and again the best of what can be next, looking at every sender."""
+    nonces = {address: a.nonce for address, a in accounts.items()}
+    chosen: list[SignedTransaction] = []
+    while True:
+        following = [
+            (min(e.tx.body.tip_per_gas, e.tx.body.max_fee_per_gas - base_fee), -e.seq, e.tx)
+            for address, sender in pool._senders.items()
+            for e in sender.entries
+            if e.tx.body.nonce == nonces[address] and e.tx.body.max_fee_per_gas >= base_fee
+        ]
+        if not following:
+            return chosen
+        tx = max(following, key=lambda found: found[:2])[2]
+        nonces[tx.body.sender] += 1
+        chosen.append(tx)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    operations=st.lists(operation, min_size=15, max_size=60),
+    caps=st.sampled_from([(8, 1 << 20, 4), (20, 1000, 5), (64, 1 << 20, 7)]),
+)
+def test_the_short_way_into_the_pool_leads_where_the_long_one_does(
+    operations: list[tuple[str, int, int, int, int]], caps: tuple[int, int, int]
+) -> None:
+    pools = [
+        Mempool(RULES, max_transactions=caps[0], max_bytes=caps[1], max_per_sender=caps[2]) for _ in "ab"
+    ]
+    pools[1]._add_next = lambda *_: False  # type: ignore[method-assign]
+    accounts = {key.address: RICH for key in SPAM}
+    for kind, who, nonce, fee, tip in operations:
+        address = SPAM[who].address
+        if kind == "block":
+            accounts[address] = Account(RICH.balance, max(nonce, accounts[address].nonce))
+        elif kind == "update":
+            accounts[address] = Account(fee * 400_000 * 3, nonce)
+        said = []
+        for pool in pools:
+            if kind == "add":
+                nonce = pool.next_nonce(address, accounts[address]) if fee % 2 else nonce
+                tx = made(who, nonce, fee, min(tip, fee))
+                try:
+                    said.append([t.id for t in pool.add(tx, accounts.__getitem__)])
+                except InvalidTransaction as refused:
+                    said.append([refused.code, refused.message])
+            elif kind == "remove":
+                pool.remove(next(iter(pool)).id if len(pool) else b"")
+            else:
+                said.append([t.id for t in pool.update(accounts.__getitem__)])
+            said.append([t.id for t in pool])
+            said.append([(s.nonce, s.cost, s.place, s.gapped_bytes) for s in pool._senders.values()])
+            said.append([pool.size, pool.gapped, pool._seq, pool._eviction.active])
+            said.append([t.id for t in pool.select(None, 2, 10**9, 1000)])
+        assert said[: len(said) // 2] == said[len(said) // 2 :]
 
 
 def test_the_same_pool_serves_a_rollup() -> None:
