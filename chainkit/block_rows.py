@@ -31,12 +31,14 @@ class StoredBlock(NamedTuple):
 
 
 class StoredTransaction(NamedTuple):
-    """A transaction in a block, with the receipt that it got there."""
+    """A transaction in a block, with the receipt that it got there, and that block's hash and certificate."""
 
     height: int
     position: int
     wire: bytes
     receipt: Receipt
+    block_hash: Bytes32
+    certificate: bytes | None
 
 
 def pack(
@@ -96,11 +98,14 @@ def cut_of(entries: bytes, position: int) -> Cut:
         raise CodecError(f"there is no transaction {position}") from None
 
 
-def take_all(height: int, block: bytes, entries: bytes, receipts: bytes) -> list[StoredTransaction]:
+def take_all(stored: StoredBlock, entries: bytes, receipts: bytes) -> list[StoredTransaction]:
     """All transactions of a block, in order. Raises `CodecError` if the row is damaged."""
     found = []
     for position in range(-(-len(entries) // _ENTRY.size)):
         cut = cut_of(entries, position)
         receipt = decode(Receipt, receipts[cut.receipt_start : cut.receipt_end])
-        found.append(StoredTransaction(height, position, block[cut.start : cut.end], receipt))
+        wire = stored.block[cut.start : cut.end]
+        found.append(
+            StoredTransaction(stored.height, position, wire, receipt, stored.hash, stored.certificate)
+        )
     return found

@@ -395,11 +395,14 @@ class Store:
     def _transaction(self, height: int, position: int, cut: Cut) -> StoredTransaction | None:
         spans = cut.start + 1, cut.end - cut.start, cut.receipt_start + 1, cut.receipt_end - cut.receipt_start
         row = self._run(
-            "SELECT substr(block, ?, ?), substr(receipts, ?, ?) FROM blocks JOIN transactions USING (height) "
-            "WHERE height = ?",
+            "SELECT substr(block, ?, ?), substr(receipts, ?, ?), hash, certificate "
+            "FROM blocks JOIN transactions USING (height) WHERE height = ?",
             (*spans, height),
         ).fetchone()
-        return None if row is None else StoredTransaction(height, position, row[0], decode(Receipt, row[1]))
+        if row is None:
+            return None
+        wire, receipt, block_hash, certificate = row
+        return StoredTransaction(height, position, wire, decode(Receipt, receipt), block_hash, certificate)
 
     def place_of(self, tx_id: Bytes32) -> tuple[int, bool] | None:
         """The height at which a transaction stands, and whether it was executed there; as `transaction_by_id`."""
@@ -415,10 +418,11 @@ class Store:
     def transactions_of(self, height: int) -> list[StoredTransaction]:
         """The transactions of a block, in order."""
         row = self._run(
-            "SELECT block, entries, receipts FROM blocks JOIN transactions USING (height) WHERE height = ?",
+            "SELECT height, hash, block, certificate, entries, receipts "
+            "FROM blocks JOIN transactions USING (height) WHERE height = ?",
             (height,),
         ).fetchone()
-        return [] if row is None else take_all(height, *row)
+        return [] if row is None else take_all(StoredBlock(*row[:4]), *row[4:])
 
     def transaction_ids(self, height: int) -> list[Bytes32]:
         """The ids of a block's transactions, in order."""

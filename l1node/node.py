@@ -376,9 +376,9 @@ class L1Node:
         if stored is None:
             return None
         tx = SignedTransaction.decode(stored.wire)
-        in_block = self.disk.store.block_by_height(stored.height)
-        block_hash = None if in_block is None else in_block.hash
-        return TransactionView(tx, "finalized", stored.height, block_hash, stored.position, stored.receipt)
+        return TransactionView(
+            tx, "finalized", stored.height, stored.block_hash, stored.position, stored.receipt
+        )
 
     def included_at(self, tx_id: Bytes32) -> int | None:
         found = self.tail.place(tx_id)

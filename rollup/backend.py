@@ -118,15 +118,15 @@ class RollupBackend:
         unflushed = self.node.local.unflushed
         if unflushed is not None and stored.height >= unflushed.header.height:
             return TransactionView(SignedTransaction.decode(stored.wire), "pending")
-        block = self.node.store.block_by_height(stored.height)
         promise = None
-        if block is not None and block.certificate is not None:
-            promise = to_json(self._receipts(block, block.certificate).receipt(stored.position))
+        if stored.certificate is not None:
+            receipts = self._receipts(stored.height, stored.block_hash, stored.certificate)
+            promise = to_json(receipts.receipt(stored.position))
         return TransactionView(
             SignedTransaction.decode(stored.wire),
             self._status_of(stored.height),
             stored.height,
-            None if block is None else block.hash,
+            stored.block_hash,
             stored.position,
             stored.receipt,
             extra={"sequencer_receipt": promise},
@@ -139,14 +139,14 @@ class RollupBackend:
         unflushed = self.node.local.unflushed
         return -1 if unflushed is not None and place[0] >= unflushed.header.height else place[0]
 
-    def _receipts(self, block: StoredBlock, promise: bytes) -> BlockReceipts:
+    def _receipts(self, height: int, block_hash: Bytes32, promise: bytes) -> BlockReceipts:
         """The receipts of a stored block; those of the blocks that were asked for last are kept."""
         kept = self._receipts_of
-        found = kept.pop(block.hash, None)
+        found = kept.pop(block_hash, None)
         if found is None:
-            ids = self.node.store.transaction_ids(block.height)
+            ids = self.node.store.transaction_ids(height)
             found = BlockReceipts(decode(BlockPromise, promise), ids)
-        kept[block.hash] = found
+        kept[block_hash] = found
         if len(kept) > KEPT_RECEIPTS:
             del kept[next(iter(kept))]
         return found
@@ -225,11 +225,12 @@ class RollupBackend:
             waiting = self._included.pop(tx.id, ())
             if not waiting:
                 continue
+            receipts = self._receipts(stored.height, stored.hash, stored.certificate)
             found = {
                 "height": block.header.height,
                 "position": position,
                 "receipt": receipt,
-                "sequencer_receipt": self._receipts(stored, stored.certificate).receipt(position),
+                "sequencer_receipt": receipts.receipt(position),
             }
             for future in waiting:
                 future.set_result(found)

@@ -54,7 +54,7 @@ class Model:
             return None
         _, height, position = max(found)
         tx, receipt = self.blocks[height][-position]
-        return StoredTransaction(height, -position, tx.wire, receipt)
+        return StoredTransaction(height, -position, tx.wire, receipt, bytes([height]) * 32, b"c%d" % height)
 
 
 class Failure(Exception):  # noqa: N818
@@ -66,7 +66,7 @@ def put(store: Store, height: int, pairs: Pairs, rng: Random) -> None:
     gaps = [rng.randbytes(rng.choice((0, 2, 2, 2, 5))) for _ in pairs]
     block = b"".join(gap + tx.wire for gap, (tx, _) in zip(gaps, pairs, strict=True)) + b"end"
     receipts = rng.choice((None, [encode(receipt) for _, receipt in pairs]))
-    store.put_block(block, height, rng.randbytes(32), None, pairs, receipts)
+    store.put_block(block, height, bytes([height]) * 32, b"c%d" % height, pairs, receipts)
 
 
 def check(store: Store, model: Model) -> None:

@@ -117,8 +117,11 @@ class MemoryStore(Store):
         return self._tables.meta.get(key)
 
     def set_meta(self, key: str, value: bytes) -> None:
-        with self.transaction():
+        if self._depth:
             self._tables.put(self._tables.meta, key, value)
+        else:
+            with self._group:
+                self.set_meta(key, value)
 
     def load_state(self) -> Tree:
         self._check_power()
@@ -169,9 +172,10 @@ class MemoryStore(Store):
             tables.put(tables.blocks, height, StoredBlock(height, block_hash, block, certificate))
             tables.put(tables.heights, block_hash, height)
             tables.put(tables.head, "", max(height, tables.head.get("", 0)))
+            if not pairs:
+                return
             rows = tuple((tx.id, tx.wire, data) for (tx, _), data in zip(pairs, encoded, strict=True))
-            if rows:
-                tables.put(tables.transactions, height, rows)
+            tables.put(tables.transactions, height, rows)
             for position, (tx, receipt) in enumerate(pairs):
                 place = receipt.gas_used > 0, height, -position
                 tables.put(tables.places, tx.id, (*tables.places.get(tx.id, ()), place))
@@ -210,8 +214,14 @@ class MemoryStore(Store):
         if place is None:
             return None
         _, height, position = place
-        _, wire, receipt = self._tables.transactions[height][-position]
-        return StoredTransaction(height, -position, wire, decode(Receipt, receipt))
+        return self._taken(height, -position)
+
+    def _taken(self, height: int, position: int) -> StoredTransaction:
+        block = self._tables.blocks[height]
+        _, wire, receipt = self._tables.transactions[height][position]
+        return StoredTransaction(
+            height, position, wire, decode(Receipt, receipt), block.hash, block.certificate
+        )
 
     def _place(self, tx_id: Bytes32) -> _Place | None:
         self._check_power()
@@ -224,10 +234,7 @@ class MemoryStore(Store):
     def transactions_of(self, height: int) -> list[StoredTransaction]:
         self._check_power()
         rows = self._tables.transactions.get(height, ())
-        return [
-            StoredTransaction(height, position, wire, decode(Receipt, receipt))
-            for position, (_, wire, receipt) in enumerate(rows)
-        ]
+        return [self._taken(height, position) for position in range(len(rows))]
 
     def transaction_ids(self, height: int) -> list[Bytes32]:
         self._check_power()
