@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import psutil
 import pytest
@@ -14,7 +14,7 @@ from ledger import ALICE, BOB, transfer
 
 from chainkit import signature_pool, verify_worker
 from chainkit.keys import verify
-from chainkit.signature_pool import CHUNK, SignaturePool
+from chainkit.signature_pool import CHUNK, MOST, SignaturePool
 from chainkit.transaction import SignedTransaction
 
 SECONDS = 30.0
@@ -72,6 +72,33 @@ def test_verdicts_are_those_of_this_process(workers: int) -> None:
 
     pool = with_pool(workers, work)
     assert pool.processes == []
+
+
+@pytest.mark.parametrize(("workers", "requests"), [(1, [512, 90]), (2, [301, 301]), (3, [201, 201, 200])])
+def test_a_body_is_shared_by_all_workers_in_few_requests(
+    workers: int, requests: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    ask = signature_pool._Worker.ask
+
+    def note(
+        worker: signature_pool._Worker, parts: Sequence[signature_pool._Part], size: int, now: float
+    ) -> None:
+        asked.append(size)
+        ask(worker, parts, size, now)
+
+    monkeypatch.setattr(signature_pool._Worker, "ask", note)
+
+    async def work(pool: SignaturePool) -> None:
+        await check(pool, 602)
+        assert sorted(asked, reverse=True) == requests
+        asked.clear()
+        singles, _ = some(CHUNK + 2)
+        await asyncio.gather(*(pool.verify([tx]) for tx in singles))
+        assert asked == [CHUNK, 2]
+
+    with_pool(workers, work)
+    assert MOST * verify_worker.ITEM_BYTES <= verify_worker.MAX_REQUEST_BYTES
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_work_is_done() -> None:
