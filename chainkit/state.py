@@ -7,7 +7,9 @@ tree below is whole or a witness. Must not know what the values mean, apart from
 from collections.abc import Mapping
 from typing import Final
 
-from chainkit.codec import MAX_AMOUNT, U53, Address, Amount, Record, decode, encode
+import msgspec
+
+from chainkit.codec import U53, Address, Amount, Record, decode, encode
 from chainkit.hashing import tagged_hash
 from chainkit.merkle import Tree
 
@@ -45,37 +47,21 @@ def contract_address(name: str) -> Address:
     return tagged_hash("contract", name.encode("ascii"))
 
 
-_MAX_DECODED: Final = 65_536
-_decoded: dict[bytes, Account] = {}
-"""Accounts by their encodings: each is read several times between two writes."""
-
-
-def _decode_account(value: bytes) -> Account:
-    """Raises `CodecError`."""
-    account = _decoded.get(value)
-    if account is None:
-        account = decode(Account, value)
-        _keep_decoded(value, account)
-    return account
-
-
-def encode_account(account: Account) -> bytes:
-    """The bytes of an account; they will be read next."""
-    value = encode(account)
-    if 0 <= account.balance <= MAX_AMOUNT and 0 <= account.nonce <= MAX_AMOUNT:
-        _keep_decoded(value, account)
-    return value
+_decode: Final = msgspec.msgpack.Decoder(Account).decode
 
 
 def decode_account(value: bytes) -> Account:
-    """An account from its bytes; none is the empty one. Raises `CodecError`."""
-    return _decode_account(value) if value else EMPTY_ACCOUNT
+    """An account from its bytes; none is the empty one. Raises `CodecError`.
 
-
-def _keep_decoded(value: bytes, account: Account) -> None:
-    if len(_decoded) >= _MAX_DECODED:
-        _decoded.clear()
-    _decoded[value] = account
+    Asked twice for each transfer; it is what `decode` does, without asking first what kind and how long.
+    """
+    if not value:
+        return EMPTY_ACCOUNT
+    try:
+        account = _decode(value)
+    except msgspec.MsgspecError:
+        account = EMPTY_ACCOUNT
+    return account if encode(account) == value else decode(Account, value)
 
 
 class State:
@@ -142,7 +128,9 @@ class State:
         values, dirty = self._values, self._dirty
         self.end_step()
         for key, value in written.items():
-            old = self.get(key)
+            old = values.get(key)
+            if old is None:
+                old = self.get(key)
             if old != value:
                 values[key] = value
                 dirty.setdefault(key, old)
@@ -161,12 +149,17 @@ class State:
 
         What was written and undone leaves no trace, not even an empty leaf: the root depends on content only.
         """
-        if self._dirty:
-            self._tree = self._tree.update(self.changes())
-            self._dirty.clear()
+        return self.commit_changes()[0]
+
+    def commit_changes(self) -> tuple[Tree, dict[bytes, bytes]]:
+        """`commit`, and what it wrote."""
+        changes = self.changes()
+        if changes:
+            self._tree = self._tree.update(changes)
+        self._dirty.clear()
         self._kept.clear()
         self._journal.clear()
-        return self._tree
+        return self._tree, changes
 
     def changes(self) -> dict[bytes, bytes]:
         """What the next `commit` would write (before it is called)."""
@@ -186,7 +179,7 @@ class State:
         return bool(self.get(account_key(address)))
 
     def set_account(self, address: Address, account: Account) -> None:
-        self.set(account_key(address), encode_account(account))
+        self.set(account_key(address), encode(account))
 
 
 class WitnessState(State):

@@ -140,10 +140,6 @@ class BlockBuilder:
         """How many steps it has so far, its BeginBlock included."""
         return 1 + len(self._steps)
 
-    @property
-    def gas_used(self) -> int:
-        return sum(receipt.gas_used for receipt in self._receipts)
-
     def add(self, step: Step, decoded: SignedTransaction | None = None) -> Receipt:
         """Run a step, whatever comes of it. ``decoded`` is its transaction where known."""
         if isinstance(step, BeginBlock):
@@ -177,8 +173,7 @@ class BlockBuilder:
         rules, state, parent = self.rules, self._state, self.parent
         self._transfers.flush()
         env = environment(state)
-        changes = state.changes()
-        tree = state.commit()
+        tree, changes = state.commit_changes()
         encoded = Encoded([encode(step) for step in self._steps], [encode(r) for r in self._receipts])
         header = Header(
             chain_id=rules.chain_id,
@@ -191,7 +186,7 @@ class BlockBuilder:
             tx_root=list_root(encoded.steps),
             receipts_root=list_root(encoded.receipts),
             base_fee=env.base_fee,
-            gas_used=self.gas_used,
+            gas_used=sum([receipt.gas_used for receipt in self._receipts]),
         )
         steps, receipts = tuple(self._steps), tuple(self._receipts)
         transactions = tuple(self._transactions)

@@ -320,6 +320,7 @@ def check_partial(
 ) -> None:
     """Covered keys, present and absent, read and set in any batches: never a stub in the way."""
     partial = Tree.from_proof(full.prove(covered), full.root)
+    assert partial.update({key: content[key] for key in covered if key in content}) is partial
     for batch in [{}, *batches, dict.fromkeys(reversed(covered), b"last")]:
         known = {key: value for key, value in batch.items() if key in covered}
         full, partial, content = full.update(known), partial.update(known), content | known
@@ -327,7 +328,6 @@ def check_partial(
         for key in covered:
             assert partial.get(key) == content.get(key, b"")
         assert partial.prove(covered) == full.prove(covered)
-    assert partial.update({key: content[key] for key in covered if key in content}) is partial
 
 
 @quick
