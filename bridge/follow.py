@@ -18,7 +18,6 @@ from chainkit.block import Header
 from chainkit.chain import Chain, ExecutedBlock
 from chainkit.codec import Address, Bytes32, CodecError, Record, decode, to_json
 from chainkit.execution import Receipt
-from chainkit.merkle import Tree
 from chainkit.state import State, contract_address, storage_key
 from chainkit.transaction import Call, SignedTransaction
 from rollup.block import L2Block
@@ -213,7 +212,7 @@ class BridgeState:
 
     def invariant(self) -> Invariant:
         """Promises P1 and P15 at the final L1 head, for the state after the last true batch of the line."""
-        totals, safe = self.totals, self.derivation.safe_batch
+        totals, safe = self.derivation.totals or self.totals, self.derivation.safe_batch
         waiting = self.inbox[safe.record.inbox_to :]
         deposits = [q.message.step for q in waiting if q.index not in self.refunds]
         bonds = sum(self.derivation.batches[index].record.bond for index in self.pending_line())
@@ -240,21 +239,26 @@ class BridgeState:
     ) -> None:
         """Take in again what is on disk (blocks with transactions, in order) up to ``tip``."""
         for header, pairs in blocks:
-            self._take(header, pairs, None)
+            self._take(header, pairs)
         self.tip = tip
         self.derivation.refresh(tip.tree)
 
     def apply(self, block: ExecutedBlock) -> list[Note]:
         """Take in the next final L1 block; returns what happened, in order."""
         pairs = list(zip(block.transactions, block.receipts, strict=True))
-        notes = self._take(block.header, pairs, block.tree)
+        notes = self._take(block.header, pairs, block)
         self.tip = block
         return notes
 
     def _take(
-        self, header: Header, pairs: Sequence[tuple[SignedTransaction, Receipt]], tree: Tree | None
+        self,
+        header: Header,
+        pairs: Sequence[tuple[SignedTransaction, Receipt]],
+        block: ExecutedBlock | None = None,
     ) -> list[Note]:
-        derived = self.derivation.apply_l1_block(header, pairs, tree)
+        """``block`` with its state; None if that is not known any more."""
+        state, written = (None, None) if block is None else (block.tree, block.changes)
+        derived = self.derivation.apply_l1_block(header, pairs, state, written)
         notes: list[Note] = []
         for tx, receipt in pairs:
             for event in receipt.events if receipt.success else ():

@@ -12,7 +12,6 @@ on disk then go into `Engine.on_blocks`, lowest first.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from chainkit.block import MAX_BLOCK_BYTES, Certificate, Proposal, Vote
 from chainkit.chain import Chain, ExecutedBlock, Known
@@ -139,7 +138,7 @@ class Engine(Observer):
 
     def _cast_vote(self, node: Node) -> None:
         assert self._key is not None
-        self._persist(replace(self._voted, slot=node.slot, height=node.height))
+        self._persist(VotedRecord(node.slot, node.height, self._voted.proposed))
         vote = Vote.sign(self._key, self._chain.rules.chain_id, node.slot, node.height, node.hash)
         self._take_vote(vote)
         self._actions.append(Broadcast(vote))

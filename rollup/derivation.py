@@ -8,10 +8,10 @@ To restart, replay the stored L1 blocks (those without bridge transactions may b
 ``l1_state=None``, then call `Derivation.refresh` once with the newest final L1 state.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import msgspec
 
@@ -122,7 +122,7 @@ class Derivation:
         start = self._start()
         self.batches[abi.GENESIS_BATCH] = genesis_batch(start)
         self._disputes_read = 0
-        self._loaded: dict[bytes, tuple[bytes, Record]] = {}
+        self._refreshed = -1  # the last L1 block whose state was read, or wrote nothing of the bridge's
         self._whole: list[int] = []  # batches derived since the last `slim_down`
         self._read = ReadAhead(self.rules, self.bridge, self.directory)
         self._packed: dict[bytes, Sequence[BatchBlock]] = {}
@@ -204,13 +204,18 @@ class Derivation:
         return self._read.read(height, transactions)
 
     def apply_l1_block(
-        self, header: Header, transactions: Sequence[L1Transaction], l1_state: Tree | None
+        self,
+        header: Header,
+        transactions: Sequence[L1Transaction],
+        l1_state: Tree | None,
+        written: Iterable[bytes] | None = None,
     ) -> list[DerivationEvent]:
         """Take in the next final L1 block; returns what follows from it, in order.
 
         Blocks without bridge transactions may be skipped. ``l1_state`` is the state after the block;
-        with None disputes and settings stay as they are until `refresh`. Raises `DerivationError`,
-        after which this derivation must not be used: L1 and our code disagree.
+        with None disputes and settings stay as they are until `refresh`. ``written``: the state keys that the
+        block wrote, if they are known. Raises `DerivationError`, after which this derivation must not be used: L1
+        and our code disagree.
         """
         if header.height <= self.l1_height:
             raise DerivationError(f"L1 block {header.height} after {self.l1_height}")
@@ -222,8 +227,15 @@ class Derivation:
         self.l1_height = header.height
         self._read.forget(header.height)
         if l1_state is not None:
-            events.extend(self.refresh(l1_state))
+            if written is None or self._refreshed != header.height - 1 or self._concerns(written):
+                events.extend(self.refresh(l1_state))
+            self._refreshed = header.height
         return events
+
+    def _concerns(self, written: Iterable[bytes]) -> bool:
+        """Whether the bridge's storage is among these keys."""
+        prefix = storage_key(self.bridge, b"")
+        return any(key.startswith(prefix) for key in written)
 
     def slim_down(self) -> None:
         """Whoever asked has taken in all events: of true batches keep only what may still be needed."""
@@ -253,15 +265,8 @@ class Derivation:
         return events
 
     def _load(self, tree: Tree, key: bytes, kind: type[R]) -> R | None:
-        """A record in the contract's storage; the very one of the last time if its bytes are the same."""
         value = tree.get(storage_key(self.bridge, key))
-        if not value:
-            return None
-        before, record = self._loaded.get(key, (b"", None))
-        if value != before:
-            record = decode(kind, value)
-            self._loaded[key] = value, record
-        return cast(R, record)
+        return decode(kind, value) if value else None
 
     def _bridge_events(self, events: Sequence[Event]) -> Iterator[Record]:
         for event in events:

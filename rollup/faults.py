@@ -192,6 +192,8 @@ class FaultSet:
         return any(fault.name == name for fault in self)
 
     def __iter__(self) -> Iterator[Fault]:
+        if not self._active:  # asked many times a block, and hardly ever is there one
+            return iter(())
         return iter(sorted(self._active.values(), key=lambda fault: (fault.name, fault.address or b"")))
 
     def __len__(self) -> int:

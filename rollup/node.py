@@ -229,7 +229,7 @@ class RollupNode:
         """Take in the next final L1 block: on disk first, then everything that follows from it."""
         self.replica.append(executed, certificate)
         pairs = list(zip(executed.transactions, executed.receipts, strict=True))
-        events = self.derivation.apply_l1_block(executed.header, pairs, executed.tree)
+        events = self.derivation.apply_l1_block(executed.header, pairs, executed.tree, executed.changes)
         lost: list[DerivedBatch] = []
         final: list[int] = []
         with self.store.transaction():

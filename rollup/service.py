@@ -6,7 +6,6 @@ what cannot work. Must not know what any part decides.
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import os
 import sys
@@ -146,8 +145,11 @@ class RollupService:
     async def produce(self) -> None:
         """Make L2 blocks, at most one every ``block_ms`` of the chain's time."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout=1.0)
+            alarm = asyncio.get_running_loop().call_later(1.0, self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                alarm.cancel()
             self._wake.clear()
             block = self.node.produce(self.now_ms(), heartbeat=self._heartbeat_due(), flush=False)
             if block is not None:

@@ -14,7 +14,7 @@ from bridge import abi
 from chainkit.chain import ExecutedBlock, executed_transactions
 from chainkit.codec import encode
 from chainkit.contract import Event
-from chainkit.merkle import MissingWitness
+from chainkit.merkle import MissingWitness, Tree
 from chainkit.state import State
 from chainkit.transaction import SignedTransaction
 from rollup.derivation import (
@@ -24,6 +24,7 @@ from rollup.derivation import (
     BatchReverted,
     Derivation,
     DerivationError,
+    DerivationEvent,
     DisputeChanged,
     Frozen,
     InboxMessageQueued,
@@ -472,6 +473,32 @@ def test_reading_l1_blocks_before_their_turn_changes_nothing(ahead: int) -> None
     world.post((0, [l2_transfer("alice", 3, "dave", 1)]))
     assert [event.batch for event in world.events(BatchReverted)] == [posted.index]
     assert summary(derived_ahead(world.l1, ahead)) == summary(world.derivation)
+
+
+def test_of_a_block_that_wrote_nothing_of_the_bridge_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = busy(Followed())
+    posted = world.post((0, [l2_transfer("alice", 2, "bob", 1)]), lie=steal_at(1))
+    index = world.challenge_with(posted.index, posted.true.root(len(posted.steps)))
+    world.wait_until(world.dispute(index).last_move + SETTINGS.dispute_clock + 1)
+    world.ok("verifier", "timeout", abi.DisputeArgs(index))
+    read: list[int] = []
+    refresh = Derivation.refresh
+
+    def noted(derivation: Derivation, l1_state: Tree) -> list[DerivationEvent]:
+        read.append(derivation.l1_height)
+        return refresh(derivation, l1_state)
+
+    monkeypatch.setattr(Derivation, "refresh", noted)
+    derivation, log = Derivation(l2_genesis()), list[DerivationEvent]()
+    for block in world.l1:
+        log += derivation.apply_l1_block(
+            block.header, executed_transactions(block), block.tree, block.changes
+        )
+    assert [e for e in log if not isinstance(e, SettingsChanged)] == world.log[1:]
+    assert summary(derivation) == summary(world.derivation)
+    quiet = [block for block in world.l1[1:] if not block.transactions]
+    assert len(quiet) > 3
+    assert not {block.header.height for block in quiet} & set(read)
 
 
 def test_the_same_batch_twice_in_one_l1_block_is_read_twice() -> None:

@@ -39,6 +39,7 @@ def test_time_jumps_to_the_next_timer() -> None:
 def test_a_clock_that_is_off_wakes_its_service_at_its_own_time() -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
         clock = SimClock(loop, 1000.0)
         clock.skew = 0.25
         await sleep_until(clock, 1010.0)
@@ -56,7 +57,7 @@ def test_what_waits_for_nothing_is_an_error_not_a_hang() -> None:
 
 
 def test_what_never_lets_time_pass_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulation.loop.BUSY_ROUNDS", 1000)
+    monkeypatch.setattr("simulation.loop.BUSY_CALLS", 1000)
 
     async def main() -> None:
         while True:

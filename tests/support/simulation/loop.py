@@ -19,15 +19,15 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-BUSY_ROUNDS = 100_000
-"""Rounds of the loop within one instant after which something is busy waiting."""
+BUSY_CALLS = 1_000_000
+"""Callbacks within one instant after which something is busy waiting."""
 
 
 class Deadlock(Exception):  # noqa: N818 - it names what happened
     """Every task waits for something that nothing will bring, or some task does not let time pass."""
 
 
-class _Handle:
+class Handle:
     """A callback that may be taken back."""
 
     __slots__ = ("args", "callback", "context", "time")
@@ -57,10 +57,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
-        self._soon: deque[_Handle] = deque()
-        self._timers: list[tuple[float, int, _Handle]] = []
+        self._soon: deque[Handle] = deque()
+        self._timers: list[tuple[float, int, Handle]] = []
         self._numbers = 0
-        self._rounds = 0
 
     def time(self) -> float:
         """Seconds of virtual time since the loop was made."""
@@ -70,8 +69,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> _Handle:
-        handle = _Handle(callback, args, context, self._now)
+    ) -> Handle:
+        handle = Handle(callback, args, context, self._now)
         self._soon.append(handle)
         return handle
 
@@ -79,24 +78,31 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> _Handle:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+    ) -> Handle:
+        when = self._now + delay
+        handle = Handle(callback, args, context, when)
+        self._numbers += 1  # those of one instant run in order
+        heappush(self._timers, (when, self._numbers, handle))
+        return handle
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> _Handle:
-        handle = _Handle(callback, args, context, when)
-        self._numbers += 1  # those of one instant run in order
+    ) -> Handle:
+        handle = Handle(callback, args, context, when)
+        self._numbers += 1
         heappush(self._timers, (when, self._numbers, handle))
         return handle
 
     # --- running them ---
 
     def _run_once(self) -> None:
-        """All that may run now, but for what it asks for meanwhile. `run_forever` calls this again and again."""
+        """All that may run before time passes. `run_forever` calls this again and again."""
         soon = self._soon
-        self._pass_time()
-        for _ in range(len(soon)):
+        if not soon:
+            self._pass_time()
+        for _ in range(BUSY_CALLS):
+            if not soon or self._stopping:
+                return
             handle = soon.popleft()
             callback = handle.callback
             if callback is not None:
@@ -106,21 +112,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
                     raise
                 except BaseException as error:  # noqa: BLE001 - as asyncio does
                     self.call_exception_handler({"message": f"{callback!r} failed", "exception": error})
+        raise Deadlock(f"time does not pass after {BUSY_CALLS} callbacks")
 
     def _pass_time(self) -> None:
-        """To the next timer, unless something may run now; the timers that are due may run now."""
+        """To the next timer: it may run now, and all others that are due."""
         timers, soon = self._timers, self._soon
         while timers and timers[0][2].callback is None:
             heappop(timers)
-        if not soon and not self._stopping:
-            if not timers:
-                raise Deadlock("nothing is scheduled and nothing is running")
-            if timers[0][0] > self._now:
-                self._now = timers[0][0]
-                self._rounds = 0
-        self._rounds += 1
-        if self._rounds > BUSY_ROUNDS:
-            raise Deadlock(f"time does not pass after {BUSY_ROUNDS} rounds")
+        if self._stopping:
+            return
+        if not timers:
+            raise Deadlock("nothing is scheduled and nothing is running")
+        self._now = max(self._now, timers[0][0])
         while timers and timers[0][0] <= self._now:
             soon.append(heappop(timers)[2])
 
@@ -176,14 +179,14 @@ class _Begun(Generic[T]):
 class SimClock:
     """A service's clock: the loop's time from ``epoch`` on, ``skew`` seconds off."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, epoch: float) -> None:
-        self._loop = loop
+    def __init__(self, loop: VirtualLoop, epoch: float) -> None:
+        self.loop = loop
         self._epoch = epoch
         self.skew = 0.0
 
     def now(self) -> float:
         """Seconds of unix time, as this service believes it to be."""
-        return self._epoch + self._loop.time() + self.skew
+        return self._epoch + self.loop._now + self.skew
 
     def sleep_seconds(self, virtual_instant: float) -> float:
         """Seconds until ``virtual_instant``; 0 if it is past."""

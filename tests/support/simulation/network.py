@@ -17,6 +17,7 @@ import httpx
 
 from chainkit.client import ApiError, ChainClient, _api_error
 from l1node.peer_http import Reply
+from simulation.loop import Handle, VirtualLoop
 
 if TYPE_CHECKING:
     from simulation.process import Process
@@ -61,7 +62,8 @@ class Network:
 
     FASTEST, SLOWEST = 0.004, 0.040
 
-    def __init__(self, rng: Random, trace: Callable[[bytes, bytes], None]) -> None:
+    def __init__(self, loop: VirtualLoop, rng: Random, trace: Callable[[bytes, bytes], None]) -> None:
+        self.loop = loop
         self.weather = Weather()
         self.processes: dict[str, Process] = {}
         self.counts: Counter[str] = Counter()
@@ -85,7 +87,9 @@ class Network:
         if weather.duplicate and rng.random() < weather.duplicate:
             self.counts["duplicate"] += 1
             return [self._latency(), self._latency()]
-        return [self._latency()]
+        if weather.slow:
+            return [self._latency()]
+        return [self.FASTEST + (self.SLOWEST - self.FASTEST) * rng.random()]
 
     def _latency(self) -> float:
         weather, rng = self.weather, self._rng
@@ -95,13 +99,10 @@ class Network:
             latency += weather.slow_seconds * rng.random()
         return latency
 
-    def _label(self, source: str, target: str, path: str) -> bytes:
+    def _label(self, place: tuple[str, str, str]) -> bytes:
         """What a request is called in the trace."""
-        place = source, target, path
-        found = self._labels.get(place)
-        if found is None:
-            found = self._labels[place] = f"net {source} {target} {path}".encode()
-        return found
+        self._labels[place] = label = f"net {' '.join(place)}".encode()
+        return label
 
     async def request(
         self,
@@ -115,7 +116,7 @@ class Network:
         timeout: float = 10.0,
     ) -> Answer:
         """Ask ``target``. Raises `Unreachable`."""
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         if body:
             for tap in self.taps:
                 tap(source, path, body)
@@ -167,11 +168,11 @@ class _Call:
         self.network, self.source, self.target = network, source, target
         self.method, self.path, self.params = method, path, params
         self.body, self.kind, self.answered = body, kind, answered
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: Handle | None = None
 
     def leave(self) -> None:
         """The request leaves."""
-        loop = self.answered.get_loop()
+        loop = self.network.loop
         latencies = self.network._fate(self.source, self.target)
         for latency in latencies:
             loop.call_later(latency, self._arrive)
@@ -185,7 +186,7 @@ class _Call:
 
     def _watch(self) -> None:
         if self.timer is None and not self.answered.done():
-            self.timer = self.answered.get_loop().call_at(self.deadline, self._expire)
+            self.timer = self.network.loop.call_at(self.deadline, self._expire)
 
     def _expire(self) -> None:
         if not self.answered.done():
@@ -195,7 +196,8 @@ class _Call:
         """The request is there."""
         network = self.network
         network.counts["packets"] += 1
-        network._trace(network._label(self.source, self.target, self.path), self.body)
+        place = self.source, self.target, self.path
+        network._trace(network._labels.get(place) or network._label(place), self.body)
         request = self.method, self.path, self.params, self.body, self.kind
         if network.twins and self.path == "/p2p/messages":
             twin = network.processes.get(network.twins.get(self.target, ""))
@@ -209,7 +211,7 @@ class _Call:
 
     def _back(self, result: "Answer | Unreachable") -> None:
         """The answer leaves."""
-        loop = self.answered.get_loop()
+        loop = self.network.loop
         latencies = self.network._fate(self.target, self.source)[:1]
         for latency in latencies:
             loop.call_later(latency, self._settle, result)

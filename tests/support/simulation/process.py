@@ -165,7 +165,7 @@ class Process:
     def request(self, request: Request, back: Callable[[Answer | Unreachable], None]) -> bool:
         """Handle a request; whether that is done. ``back`` gets the answer, or what a broken connection is."""
         assert self.handler is not None
-        loop = asyncio.get_running_loop()
+        loop = self.clock.loop
         try:
             work = self.handler(*request)
         except PowerLost:

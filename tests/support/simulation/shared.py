@@ -14,6 +14,7 @@ from typing import Any
 
 import chainkit.block
 import chainkit.clock
+import chainkit.follower
 import chainkit.keys
 import chainkit.transaction
 import l1node.p2p_api
@@ -75,7 +76,8 @@ def patched(*, signatures: str = "shared") -> Iterator[None]:
             check = known.checking(verify)
             for module in _VERIFIERS:
                 replace(_replaced(module, "verify", check))
-            replace(_replaced(l1node.p2p_api, "decode_body", lru_cache(_BODIES)(l1node.p2p_api.decode_body)))
+            for module, name in ((l1node.p2p_api, "decode_body"), (chainkit.follower, "decode")):
+                replace(_replaced(module, name, lru_cache(_BODIES)(getattr(module, name))))
         yield
 
 

@@ -33,7 +33,7 @@ from chainkit.service import Service
 from l1node.node import L1Node
 from l1node.p2p_api import BlockPolls, take_body
 from l1node.staking import StakingParams
-from simulation.loop import SimClock, begin
+from simulation.loop import SimClock, VirtualLoop, begin
 from simulation.network import Answer, Handler, Network, NoTransport, SimChainClient, SimLink, call_app
 from simulation.process import Process
 
@@ -155,7 +155,9 @@ class World:
 
     def __init__(self, seed: int, setup: Setup, chain_type: type[Chain]) -> None:
         self.seed, self.setup = seed, setup
-        self.loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self.loop = loop
         self.path = Path(tempfile.mkdtemp(prefix=f"layerlab-sim-{seed}-", dir=TMP))
         self.hash = hashlib.sha256()
         self.trace_length = 0
@@ -165,7 +167,7 @@ class World:
         """The highest final L1 block, for clients."""
         self.on_up: list[Callable[[Process], None]] = []
         """Called with each process that has started."""
-        self.network = Network(self.rng("network"), self.trace_packet)
+        self.network = Network(loop, self.rng("network"), self.trace_packet)
         self.chain = chain_type(l1_genesis(setup))
         self.processes = self.network.processes
         for index in range(VALIDATORS):
