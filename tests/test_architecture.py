@@ -12,7 +12,7 @@ PACKAGES = ("chainkit", "l1node", "rollup", "bridge", "layerlab", "apps")
 
 PURE = {
     "chainkit": "hashing keys codec merkle merkle_list state gas fees transaction contract execution block chain "
-    "genesis mempool waiting offering eviction transfers at_hand",
+    "genesis mempool waiting offering eviction transfers at_hand block_rows",
     "l1node": "engine staking evidence byzantine blocktree messages actions watch tail observer stakes recent",
     "rollup": "stf block batch packing contents directory trace messenger reading derived derivation player faults "
     "fault_switch duties receipt",
