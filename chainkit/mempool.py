@@ -8,10 +8,10 @@ share of the room and is the first to go, so that a flood of it keeps nobody out
 be able to pay for all that it has waiting, so that a flood needs as much money as it claims to spend.
 
 What makes it fast: nothing is kept twice (`chainkit.waiting`); what comes next of its sender, while there is room, is
-put at the end of a list (`Mempool.add`); after a block only the front of a sender is taken off, and nearly always that
-is all of it (`Mempool.update`); who was looked at for a block is put back only if it is still there when the next one
-is made (`chainkit.offering`); the order in which transactions would have to go exists only while the pool is full
-(`chainkit.eviction`).
+put at the end of a list (`Mempool.add`); what ran was nearly always all that its sender had, and otherwise only the
+front of it is taken off (`Mempool.remove_included`); who was looked at for a block is put back only if it is still
+there when the next one is made (`chainkit.offering`); the order in which transactions would have to go exists only
+while the pool is full (`chainkit.eviction`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -233,15 +233,26 @@ class Mempool:
 
     # --- after a block ---
 
-    def remove_included(self, transactions: Sequence[SignedTransaction]) -> None:
-        """Forget the transactions of a block, and whatever else had their nonces."""
-        nonces: dict[Address, int] = {}
+    def remove_included(self, transactions: Iterable[SignedTransaction], account_of: AccountLookup) -> None:
+        """Forget what ran in a block, and bring up to its account after the block what else its senders have.
+
+        Nearly always it was all that its sender had: then nobody asks for the account.
+        """
+        senders, by_id = self._senders, self._by_id
+        others: dict[Address, None] = {}
         for tx in transactions:
-            nonces[tx.body.sender] = max(tx.body.nonce + 1, nonces.get(tx.body.sender, 0))
-        for address, nonce in nonces.items():
-            sender = self._senders.get(address)
-            if sender is not None and sender.nonce < nonce:
-                self._refresh(address, sender, Account(sender.cost, nonce))
+            address = tx.body.sender
+            sender = senders.get(address)
+            if sender is None:
+                continue
+            ready = sender.ready
+            if len(ready) == 1 and ready[0].tx is tx and not sender.gapped:
+                ready.clear()
+                del senders[address], by_id[tx.id]
+                self._bytes -= len(tx.wire)
+            else:
+                others[address] = None
+        self.update(account_of, others)
 
     def update(
         self, account_of: AccountLookup, addresses: Iterable[Address] | None = None

@@ -374,8 +374,14 @@ class RollupNode:
                     self.mempool.remove(tx.id)
 
     def _refresh_mempool(self, blocks: list[L2Block] | tuple[L2Block, ...]) -> None:
-        included = [tx for block in blocks for tx in block.transactions if tx is not None]
-        self.mempool.update(self.local.view.account, dict.fromkeys([tx.body.sender for tx in included]))
+        """What ran needs no place any more. (What did not, a forced one, may still be sent.)"""
+        ran = [
+            tx
+            for block in blocks
+            for tx, receipt in zip(block.transactions, block.receipts, strict=True)
+            if tx is not None and receipt.gas_used
+        ]
+        self.mempool.remove_included(ran, self.local.view.account)
 
     def _update_mempool(self) -> None:
         """The head's state is another one than before."""

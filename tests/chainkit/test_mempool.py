@@ -395,7 +395,7 @@ def test_what_is_selected_can_be_built() -> None:
     chosen = pool.select(state.account, base_fee, chain.rules.fees.block_gas_limit, BYTES)
     block, skipped = chain.build(chain.genesis_block, 1, ALICE.address, chosen)
     assert (len(block.transactions), skipped) == (60, [])
-    pool.remove_included(block.transactions)
+    pool.remove_included(block.transactions, State(block.tree).account)
     assert len(pool) == 0
     assert pool.size == 0
 
@@ -408,9 +408,27 @@ def test_included_nonces_are_forgotten_whoever_used_them() -> None:
     mine = [pay(ALICE, n) for n in range(3)]
     for tx in mine:
         pool.add(tx, rich)
-    pool.remove_included([pay(ALICE, 0, fee=99), pay(ALICE, 1, fee=99), pay(CAROL, 0)])
+    pool.remove_included([pay(ALICE, 0, fee=99), mine[1], pay(CAROL, 0)], lambda _: Account(RICH.balance, 2))
     assert list(pool) == [mine[2]]
     assert pool.gapped == 0
+    check_counters(pool)
+
+
+def test_what_ran_and_was_all_of_its_sender_is_forgotten_without_a_look_at_the_account() -> None:
+    pool = Mempool(RULES)
+    all_, one_of_two, gapped = [pay(ALICE, 0)], [pay(CAROL, n) for n in (0, 1)], [pay(BOB, n) for n in (0, 2)]
+    for tx in (*all_, *one_of_two, *gapped):
+        pool.add(tx, rich)
+    asked: list[bytes] = []
+
+    def account(address: bytes) -> Account:
+        asked.append(address)
+        return Account(RICH.balance, 1)
+
+    pool.remove_included([all_[0], one_of_two[0], gapped[0]], account)
+    assert asked == [CAROL.address, BOB.address]
+    assert list(pool) == [one_of_two[1], gapped[1]]
+    assert pool.gapped == 1
     check_counters(pool)
 
 
@@ -457,7 +475,7 @@ def made(who: int, nonce: int, fee: int, tip: int) -> SignedTransaction:
 operation = st.one_of(
     st.tuples(st.just("add"), st.integers(0, 4), st.integers(0, 6), st.integers(1, 6), st.integers(0, 2)),
     st.tuples(st.just("add"), st.integers(0, 4), st.integers(0, 2), st.just(9), st.just(1)),
-    st.tuples(st.just("block"), st.integers(0, 4), st.integers(0, 6), st.just(0), st.just(0)),
+    st.tuples(st.just("block"), st.integers(0, 4), st.integers(0, 6), st.just(0), st.integers(0, 1)),
     st.tuples(st.just("update"), st.integers(0, 4), st.integers(0, 4), st.integers(0, 9), st.just(0)),
     st.tuples(st.just("remove"), st.integers(0, 9), st.just(0), st.just(0), st.just(0)),
 )
@@ -480,7 +498,9 @@ def test_caps_and_counters_hold_over_any_sequence(
             _try_add(pool, made(who, nonce, fee, min(tip, fee)), accounts)
         elif kind == "block":
             accounts[address] = Account(RICH.balance, max(nonce, accounts[address].nonce))
-            pool.remove_included([made(who, n, 1, 0) for n in range(accounts[address].nonce)])
+            ran = {n: made(who, n, 1, 0) for n in range(accounts[address].nonce)}
+            ran |= {t.body.nonce: t for t in pool if t.body.sender == address and t.body.nonce in ran and tip}
+            pool.remove_included(ran.values(), accounts.__getitem__)
         elif kind == "update":
             accounts[address] = Account(fee * 400_000 * 3, nonce)
             pool.update(accounts.__getitem__)

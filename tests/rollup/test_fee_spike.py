@@ -61,7 +61,7 @@ class SmallL1:
         base_fee = environment(State(self.tip.tree)).base_fee
         chosen = list(self.pool.select(self.account_of, base_fee, FEES.block_gas_limit, 2**21))
         self.tip, _ = self.chain.build(self.tip, self.tip.header.slot + 1, bytes(32), chosen)
-        self.pool.remove_included(self.tip.transactions)
+        self.pool.remove_included(self.tip.transactions, self.account_of)
 
 
 async def blocks_until_challenged(l1: SmallL1, *, watched: bool) -> int:
