@@ -141,7 +141,12 @@ class SignaturePool:
         self.waiting += count
         try:
             if self._workers:
-                await self._hand_over(transactions)
+                size = min(MOST, max(CHUNK, -(-count // len(self._workers))))
+                shares = [transactions[start : start + size] for start in range(0, count, size)]
+                answers = [self._hand_over(share) for share in shares]
+                verdicts = b"".join([await answer for answer in answers])
+                for tx, verdict in zip(transactions, verdicts, strict=True):
+                    tx.note_signature(verdict == VALID)
             else:  # not in a thread: beside a busy one it waits milliseconds for Python's lock, at every signature
                 for start in range(0, count, SMALL):
                     verify_signatures(transactions[start : start + SMALL])
@@ -162,17 +167,14 @@ class SignaturePool:
 
     # --- handing over ---
 
-    async def _hand_over(self, transactions: _Items) -> None:
-        loop, count = asyncio.get_running_loop(), len(transactions)
-        size = min(MOST, max(CHUNK, -(-count // len(self._workers))))
-        shares = [transactions[start : start + size] for start in range(0, count, size)]
-        parts: list[_Part] = [(share, loop.create_future()) for share in shares]
+    def _hand_over(self, share: _Items) -> asyncio.Future[bytes]:
+        """The verdicts on these, once a worker has said them."""
+        loop = asyncio.get_running_loop()
         if not self._gathered:  # the first of this turn of the loop sends for all
             loop.call_soon(self._send_gathered)
-        self._gathered += parts
-        verdicts = b"".join([await future for _, future in parts])
-        for tx, verdict in zip(transactions, verdicts, strict=True):
-            tx.note_signature(verdict == VALID)
+        answer: asyncio.Future[bytes] = loop.create_future()
+        self._gathered.append((share, answer))
+        return answer
 
     def _send_gathered(self) -> None:
         """One request for the single transactions that came in this turn of the loop, one for each chunk."""
