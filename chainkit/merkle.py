@@ -108,8 +108,6 @@ _Leaf = bytes
 _Subtree = _Node | _Leaf | _Shown | None
 _Hashed = tuple[_Subtree, bytes]
 """A subtree and its hash."""
-_Change = tuple[int, bytes, bytes]
-"""Place, head, value."""
 
 _PREFIX: Final = [STATE_NODE + bytes((255 - shift,)) for shift in range(_KEY_BITS)]
 """What a node's bytes begin with, by its shift."""
@@ -134,16 +132,6 @@ def _key_and_value(leaf: _Leaf) -> tuple[bytes, bytes]:
 
 def _leaf_hash(place: int, value_hash: bytes) -> bytes:
     return sha256(STATE_LEAF + place.to_bytes(HASH_SIZE, "big") + value_hash).digest()
-
-
-def _make_leaf(change: _Change) -> _Hashed:
-    place, head, value = change
-    return head + value, _leaf_hash(place, sha256(STATE_VALUE + value).digest())
-
-
-def _make_node(shift: int, left: _Hashed, right: _Hashed) -> _Hashed:
-    hashed = _PREFIX[shift] + left[1] + right[1]
-    return _Node(left[0], right[0], shift, hashed), sha256(hashed).digest()
 
 
 class Tree:
@@ -233,7 +221,7 @@ class Tree:
     def from_items(cls, items: Iterable[tuple[bytes, bytes]]) -> "Tree":
         """The tree of (key, value) pairs in the order that ``items`` of a tree gives: a pass, nothing kept
         beside the tree. Raises ValueError if the order is another, or a key is there twice."""
-        return _tree(_build((_place(key), _head(key), value) for key, value in items))
+        return _tree(_build(items))
 
     @classmethod
     def from_proof(cls, proof: bytes, root: bytes) -> "Tree":
@@ -286,28 +274,37 @@ def _tree(top: _Hashed) -> Tree:
     return tree
 
 
-def _build(changes: Iterable[_Change]) -> _Hashed:
-    """The subtree of ``changes`` alone, in order of place: what is finished of it waits, from left to right,
-    in a stack, with the shift at which each part leaves the one before. Raises ValueError."""
-    parts: list[_Hashed] = []
-    shifts: list[int] = []
-    before = -1
-    for change in changes:
-        place = change[0]
+def _build(items: Iterable[tuple[bytes, bytes]]) -> _Hashed:
+    """The tree of ``items``, in order of place. Raises ValueError.
+
+    What is finished waits in a stack until its right side is: the shift at which that parts from it, it, its hash.
+    """
+    waiting: list[tuple[int, _Subtree, bytes]] = []
+    new: _Subtree = _Stub
+    hash_, before = EMPTY_ROOT, -1
+    for key, value in items:
+        where = key_hash(key)
+        place = int.from_bytes(where, "big")
         if place <= before:
             raise ValueError("keys are not in the order of their hashes, each once")
-        if parts:
-            shift = (place ^ before).bit_length() - 1
-            while shifts and shifts[-1] < shift:
-                right = parts.pop()
-                parts[-1] = _make_node(shifts.pop(), parts[-1], right)
-            shifts.append(shift)
-        parts.append(_make_leaf(change))
+        if before >= 0:
+            apart = (place ^ before).bit_length() - 1
+            if waiting and waiting[-1][0] < apart:
+                new, hash_ = _joined(waiting, apart, new, hash_)
+            waiting.append((apart, new, hash_))
+        new = _head(key) + value
+        hash_ = sha256(STATE_LEAF + where + sha256(STATE_VALUE + value).digest()).digest()
         before = place
-    while shifts:
-        right = parts.pop()
-        parts[-1] = _make_node(shifts.pop(), parts[-1], right)
-    return parts[0] if parts else (_Stub, EMPTY_ROOT)
+    return _joined(waiting, _KEY_BITS, new, hash_)
+
+
+def _joined(waiting: list[tuple[int, _Subtree, bytes]], apart: int, new: _Subtree, hash_: bytes) -> _Hashed:
+    """``new`` with what waits for it, below where the next key parts from it."""
+    while waiting and waiting[-1][0] < apart:
+        shift, left, left_hash = waiting.pop()
+        hashed = _PREFIX[shift] + left_hash + hash_
+        new, hash_ = _Node(left, new, shift, hashed), sha256(hashed).digest()
+    return new, hash_
 
 
 def _place_of(leaf: _Leaf | _Shown) -> int:
@@ -351,8 +348,9 @@ def _write(top: _Subtree, changes: Mapping[bytes, bytes]) -> _Hashed:
             node, subtree = subtree, subtree.right if place >> subtree.shift & 1 else subtree.left
         key = keys[where]
         head, value = _head(key), changes[key]
+        leaf = head + value
         if isinstance(subtree, _Leaf) and subtree.startswith(head):
-            same = subtree == head + value
+            same = subtree == leaf
         else:
             path.append(node)
             same = _make_room(path, subtree, place, value)
@@ -360,8 +358,7 @@ def _write(top: _Subtree, changes: Mapping[bytes, bytes]) -> _Hashed:
         if same:
             new, hash_ = subtree, b""
         else:
-            new = head + value
-            hash_ = sha256(STATE_LEAF + where + sha256(STATE_VALUE + value).digest()).digest()
+            new, hash_ = leaf, sha256(STATE_LEAF + where + sha256(STATE_VALUE + value).digest()).digest()
         apart = (place ^ following).bit_length() - 1
         while (shift := node.shift) < apart:  # the next key is not below it
             if not hash_:
@@ -391,21 +388,18 @@ def _make_room(path: list[_Node], subtree: _Subtree, place: int, value: bytes) -
     from the leaf found, and gets a side of a node above the first one of a smaller shift than that at which it does."""
     if subtree is _NOTHING:
         return False
-    if isinstance(subtree, _Shown):
-        if subtree.place == place:
-            return subtree.value == value
-        found = subtree.place
-    elif isinstance(subtree, _Leaf):
-        found = _place(_key_and_value(subtree)[0])
-    else:
+    if not isinstance(subtree, _Leaf | _Shown):
         raise MissingWitness("the proof does not cover a key that is written")
-    shift = (place ^ found).bit_length() - 1
+    if isinstance(subtree, _Shown) and subtree.place == place:
+        return subtree.value == value
+    shift = (place ^ _place_of(subtree)).bit_length() - 1
+    below: _Subtree = subtree
     while path[-1].shift < shift:
-        subtree = path.pop()
+        below = path.pop()
     if place >> shift & 1:
-        path.append(_Node(subtree, _Stub, shift, _PREFIX[shift] + _hash_of(subtree)))
+        path.append(_Node(below, _Stub, shift, _PREFIX[shift] + _hash_of(below)))
     else:
-        path.append(_Node(_Stub, subtree, shift, _PREFIX[shift] + bytes(HASH_SIZE) + _hash_of(subtree)))
+        path.append(_Node(_Stub, below, shift, _PREFIX[shift] + bytes(HASH_SIZE) + _hash_of(below)))
     return False
 
 
@@ -534,4 +528,5 @@ def _join(depth: int, left: _Part, right: _Part) -> _Part:
         raise ProofError("a node whose two sides are both cut away")
     if (seen[0] ^ seen[-1]) >> shift > 1:
         raise ProofError("leaves below a node differ before its depth")
-    return *_make_node(shift, left[:2], right[:2]), seen[0]
+    hashed = _PREFIX[shift] + left[1] + right[1]
+    return _Node(left[0], right[0], shift, hashed), sha256(hashed).digest(), seen[0]
