@@ -28,8 +28,8 @@ FEW = 8
 """Of newcomers that are fewer than one part in so many each is put in its place, more are sorted with all others."""
 _Place = tuple[int, Address]
 """Who may be offered, and minus as early as that: what is first is the largest."""
-_Queue = list[tuple[int, int, Entry, Sender, Address]]
-"""Heap of transactions: key (no two have the same), nonce, what waits, and whose it is."""
+_Queued = tuple[int, int, Entry, Sender, Address]
+"""A transaction in a heap: key (no two have the same), nonce, what waits, and whose it is."""
 
 
 class Offering:
@@ -63,7 +63,7 @@ class Offering:
     ) -> Iterator[SignedTransaction]:
         """See `chainkit.mempool.Mempool.select`; ``oldest`` are those that waited longest, in order."""
         self._put_in_order()
-        queue: _Queue = []
+        queue: list[_Queued] = []
         looked_at: dict[Address, _Place] = {}
         senders, gas_left, bytes_left, misses = self._senders, gas_limit, max_bytes, 0
         next_of: dict[Address, int] = {}
@@ -74,6 +74,7 @@ class Offering:
         try:
             while misses < MAX_MISSES:
                 places = self._places  # another list, if it was made anew meanwhile
+                found = None
                 while places and (not queue or places[-1][0] >= -queue[0][0]):
                     top = places.pop()
                     place, address = top
@@ -83,12 +84,18 @@ class Offering:
                         nonce = next_of.get(address)
                         if nonce is None:
                             nonce = sender.nonce if account_of is None else account_of(address).nonce
-                        _enqueue(queue, sender, address, nonce, base_fee)
-                if not queue:
-                    break
-                _, nonce, entry, sender, address = heappop(queue)
-                if sender.at(nonce) is not entry:
-                    continue  # replaced or removed since
+                        found = _due(sender, address, nonce, base_fee)
+                        if found is not None and found[0] == -place:
+                            break  # nobody comes before it, so it need not queue
+                        _enqueue(queue, found)
+                        found = None
+                if found is None:
+                    if not queue:
+                        break
+                    found = heappop(queue)
+                    if found[3].at(found[1]) is not found[2]:
+                        continue  # replaced or removed since
+                _, nonce, entry, sender, address = found
                 tx = entry.tx
                 least, size = intrinsic_gas(self._rules, tx), len(tx.wire)
                 if tx.body.gas_limit > gas_limit or least > gas_left or size > bytes_left:
@@ -98,7 +105,7 @@ class Offering:
                 gas_left -= least
                 bytes_left -= size
                 if len(sender.ready) > 1 or sender.gapped:
-                    _enqueue(queue, sender, address, nonce + 1, base_fee)
+                    _enqueue(queue, _due(sender, address, nonce + 1, base_fee))
                 yield tx
         finally:
             self._aside += looked_at.values()
@@ -163,12 +170,19 @@ def _fits(tx: SignedTransaction, base_fee: int, gas_limit: int, max_bytes: int) 
     return body.max_fee_per_gas >= base_fee and body.gas_limit <= gas_limit and len(tx.wire) <= max_bytes
 
 
-def _enqueue(queue: _Queue, sender: Sender, address: Address, nonce: int, base_fee: int) -> None:
+def _due(sender: Sender, address: Address, nonce: int, base_fee: int) -> _Queued | None:
     """The transaction of a sender with this nonce, if there is one and it covers the base fee."""
     entry = sender.at(nonce)
-    if entry is not None:
-        body = entry.tx.body
-        spare = body.max_fee_per_gas - base_fee
-        if spare >= 0:  # of the tip this much is left
-            key = entry.key if body.tip_per_gas <= spare else offering_key(spare, entry.seq)
-            heappush(queue, (key, nonce, entry, sender, address))
+    if entry is None:
+        return None
+    body = entry.tx.body
+    spare = body.max_fee_per_gas - base_fee  # of the tip this much is left
+    if spare < 0:
+        return None
+    key = entry.key if body.tip_per_gas <= spare else offering_key(spare, entry.seq)
+    return key, nonce, entry, sender, address
+
+
+def _enqueue(queue: list[_Queued], found: _Queued | None) -> None:
+    if found is not None:
+        heappush(queue, found)
