@@ -215,9 +215,13 @@ def execute_block(
     time: int,
     steps: Sequence[Step],
     decoded: Sequence[SignedTransaction | None] | None = None,
+    at_hand: Mapping[bytes, bytes] | None = None,
 ) -> L2Block:
-    """Run the steps that follow a BeginBlock into a block. Never refuses any (invalid ones are no-ops)."""
-    builder = BlockBuilder(rules, parent, time)
+    """Run the steps that follow a BeginBlock into a block. Never refuses any (invalid ones are no-ops).
+
+    ``decoded`` are their transactions and ``at_hand`` values of the parent's state, as far as the caller has them.
+    """
+    builder = BlockBuilder(rules, parent, time, at_hand)
     known = decoded if decoded is not None else decode_transactions(rules, steps)
     for step, tx in zip(steps, known, strict=True):
         builder.add(step, tx)

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from bridge import abi
+from chainkit.at_hand import AtHand
 from chainkit.block import Header
 from chainkit.chain import Chain
 from chainkit.codec import Bytes32, CodecError, Record, decode
@@ -126,6 +127,7 @@ class Derivation:
         self._whole: list[int] = []  # batches derived since the last `slim_down`
         self._read = ReadAhead(self.rules, self.bridge, self.directory)
         self._packed: dict[bytes, Sequence[BatchBlock]] = {}
+        self._at_hand = AtHand()
         self._safe = abi.GENESIS_BATCH
         self._finalized_true = abi.GENESIS_BATCH
 
@@ -389,8 +391,11 @@ class Derivation:
         decoded = iter(self._checked([step for body in rest for step in body]))
         for block, body in zip(blocks[len(executed) :], rest, strict=True):
             transactions = [next(decoded) for _ in body]
-            parent = execute_block(self.rules, parent, block.time, body, transactions)
-            executed.append(parent)
+            known = self._at_hand.known(parent.tree, {})
+            made = execute_block(self.rules, parent, block.time, body, transactions, known)
+            self._at_hand.move(parent.tree, made.tree, made.changes)
+            executed.append(made)
+            parent = made
         return executed
 
     def _checked(self, steps: Sequence[Step]) -> list[SignedTransaction | None]:
