@@ -22,6 +22,7 @@ from chainkit.transaction import SignedTransaction
 
 PATH: Final = "/transactions"
 MSGPACK: Final = "application/msgpack"
+_MSGPACK: Final = MSGPACK.encode()
 KINDS: Final = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
 MAX_WAITING: Final = 16_384
 """Signatures that may wait for their check: half a second of two cores."""
@@ -120,7 +121,7 @@ class Intake:
         forget()
         if wait_ms:
             results = await self._wait(results, wait_ms)
-        if MSGPACK.encode() in accept:
+        if _MSGPACK in accept:
             return MSGPACK, _to_msgpack({"results": [_packed(result) for result in results]})
         return "application/json", results_json(results)
 
@@ -157,9 +158,11 @@ def result_json(result: SubmitResult) -> Any:
 
 def results_json(results: Sequence[SubmitResult]) -> bytes:
     """The JSON answer to a body. Nearly always all are taken, and there is nothing to say of them but their hashes."""
-    if not results or not all(r.accepted and not (r.code or r.message or r.extra) for r in results):
-        return _to_json({"results": [result_json(result) for result in results]})
-    rows = [f'{{"hash":"0x{r.hash.hex()}","accepted":true,"code":"","message":""}}' for r in results]
+    rows = []
+    for r in results:
+        if not r.accepted or r.code or r.message or r.extra:
+            return _to_json({"results": [result_json(result) for result in results]})
+        rows.append(f'{{"hash":"0x{r.hash.hex()}","accepted":true,"code":"","message":""}}')
     return f'{{"results":[{",".join(rows)}]}}'.encode()
 
 
@@ -188,7 +191,7 @@ class BulkRoute:
                 kind = value
             elif name == b"accept":
                 accept = value
-        if media_type(kind) not in KINDS:
+        if kind != _MSGPACK and media_type(kind) not in KINDS:
             await self._app(scope, receive, send)
             return
         try:
