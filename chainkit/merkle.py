@@ -337,17 +337,16 @@ def _write(top: _Subtree, changes: Mapping[bytes, bytes]) -> _Hashed:
     below ``node``, and ``hash_`` its hash, empty if it is the very same object. An open node whose left side has
     changed already has in it that side, the bytes up to its hash, and, on the right, the node that it was.
     """
-    keys = {key_hash(key): key for key in changes}
-    ordered = sorted(keys)
-    places = [int.from_bytes(where, "big") for where in ordered]
+    ordered = [(key_hash(key), key, value) for key, value in changes.items()]
+    ordered.sort()
+    places = [int.from_bytes(where, "big") for where, _, _ in ordered]
     path: list[_Node] = []
     node, subtree, new, hash_ = _ABOVE, top, top, b""
-    for where, place, following in zip(ordered, places, [*places[1:], _END], strict=True):
+    for (where, key, value), place, following in zip(ordered, places, [*places[1:], _END], strict=True):
         while isinstance(subtree, _Node):
             path.append(node)
             node, subtree = subtree, subtree.right if place >> subtree.shift & 1 else subtree.left
-        key = keys[where]
-        head, value = _head(key), changes[key]
+        head = _head(key)
         leaf = head + value
         if isinstance(subtree, _Leaf) and subtree.startswith(head):
             same = subtree == leaf
