@@ -25,6 +25,11 @@ class AtHand:
     def __len__(self) -> int:
         return len(self._values)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next `move` forgets everything but what it is given."""
+        return len(self._values) > self._most
+
     def state(self, tree: Tree) -> State:
         """The state of a tree, to read or to go on from until the next `move`."""
         return State(tree, self._values if tree is self._tree else None)
@@ -43,7 +48,7 @@ class AtHand:
 
     def move(self, before: Tree, after: Tree, values: Mapping[bytes, bytes]) -> None:
         """Go on from a tree to the one that follows it. ``values`` are of the latter: all that changed, and more."""
-        if before is not self._tree or len(self._values) > self._most:
+        if before is not self._tree or self.is_full:
             self.begin(after, values)
         else:
             self._values.update(values)

@@ -75,6 +75,7 @@ class State:
         self._tree = tree
         self._known: Mapping[bytes, bytes] = {} if known is None else known
         self._values: dict[bytes, bytes] = {}  # every key read or written since the tree
+        self._looked_up: dict[bytes, bytes] = {}  # those that were not at hand, with their values in the tree
         self._dirty: dict[bytes, bytes] = {}  # every key written since the tree, with its value there
         self._kept: set[bytes] = (
             set()
@@ -86,7 +87,7 @@ class State:
         if value is None:
             value = self._known.get(key)
             if value is None:
-                value = self._tree.get(key)
+                value = self._looked_up[key] = self._tree.get(key)
             self._values[key] = value
         return value
 
@@ -139,6 +140,10 @@ class State:
     def read(self) -> Mapping[bytes, bytes]:
         """Every key that was asked for, with its present value."""
         return self._values
+
+    def looked_up(self) -> Mapping[bytes, bytes]:
+        """The keys that were asked for and not ``known``, with their values in the tree that this view was made of."""
+        return self._looked_up
 
     def touched(self) -> list[bytes]:
         """Every key read or written since this view was made: what a witness must cover."""

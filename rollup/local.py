@@ -108,14 +108,18 @@ class LocalChain:
 
     def at_hand(self) -> Mapping[bytes, bytes]:
         """What is known of the head's state, to build the next block with; good until the head changes."""
-        return self._at_hand.known(self.head.tree, self.view.read())
+        return self._at_hand.known(self.head.tree, self.view.looked_up())
 
     def _keep_at_hand(self, head: L2Block, before: L2Block | None) -> None:
         """Of what was known of the state before, everything is true of the next but what its block wrote."""
         if not _is_honest(head):
             return  # a liar's state: no block wrote it, and nothing is known of it
         if before is not None and _is_honest(before) and head.header.parent == before.hash:
-            self._at_hand.move(before.tree, head.tree, {**self._view.read(), **head.changes})
+            view = self._view
+            read = (
+                view.read() if self._at_hand.is_full else view.looked_up()
+            )  # the others are at hand already
+            self._at_hand.move(before.tree, head.tree, {**read, **head.changes} if read else head.changes)
         else:
             self._at_hand.begin(head.tree, head.changes)
 

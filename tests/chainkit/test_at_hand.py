@@ -72,4 +72,5 @@ def test_it_is_bounded_and_what_was_given_before_stays_true() -> None:
         tree = after
         given_before.append(at_hand.state(tree))
         assert len(at_hand) <= 3
+        assert at_hand.is_full == (len(at_hand) == 3)
     assert all(given_before[-1].get(b"key %d" % number) == b"x" for number in range(8))

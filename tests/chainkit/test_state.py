@@ -65,6 +65,21 @@ def test_a_steps_writes_are_those_of_set_one_by_one(
 
 
 @quick
+@given(WRITES, st.lists(KEYS), WRITES, st.lists(KEYS))
+def test_what_was_looked_up_is_what_was_not_at_hand(
+    content: dict[bytes, bytes], at_hand: list[bytes], written: dict[bytes, bytes], read: list[bytes]
+) -> None:
+    tree = Tree().update(content)
+    state = State(tree, {key: tree.get(key) for key in at_hand})
+    for key, value in written.items():
+        state.set(key, value)
+    for key in read:
+        assert state.get(key) == written.get(key, content.get(key, b""))
+    asked = {*written, *read} - set(at_hand)
+    assert state.looked_up() == {key: content.get(key, b"") for key in asked}
+
+
+@quick
 @given(WRITES, st.lists(WRITES, max_size=3))
 def test_a_commit_says_what_it_wrote(before: dict[bytes, bytes], batches: list[dict[bytes, bytes]]) -> None:
     state = State(Tree().update(before))
