@@ -107,18 +107,20 @@ class Transfers:
             return None
         self._env = env = environment(self._state)
         self._gas = env.gas_used
-        self._paid = self._read(vault, account_key(vault))
+        key = account_key(vault)
+        self._paid = self._add(vault, key, self._state.get(key))
         return env
 
     def _open(self, address: Address) -> _Open | None:
         """An account that may take part; None if there is none, or it is a contract's."""
         key = account_key(address)
-        if address in self._rules.reserved or not self._state.get(key):
+        value = self._state.get(key)
+        if not value or address in self._rules.reserved:
             return None
-        return self._read(address, key)
+        return self._add(address, key, value)
 
-    def _read(self, address: Address, key: bytes) -> _Open:
-        account = decode_account(self._state.get(key))
+    def _add(self, address: Address, key: bytes, value: bytes) -> _Open:
+        account = decode_account(value)
         opened = [account.balance, account.nonce, account.balance, account.nonce]
         self._accounts[address] = opened
         self._opened.append((key, opened))
