@@ -200,7 +200,7 @@ def check_certificate(header: Header, certificate: Certificate, validators: Vali
         raise CertificateError("votes are not strictly sorted by voter")
     if not validators.is_quorum(sum(validators.stake_of(voter) for voter in voters)):
         raise CertificateError("the votes are less than two thirds of the stake")
-    message = slot_message("vote", header.chain_id, header.slot, header.height, header.hash())
+    message = slot_message("vote", header.chain_id, *place)
     for vote in certificate.votes:
         if not validators.stake_of(vote.voter):
             raise CertificateError("a vote is not by a validator")

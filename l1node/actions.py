@@ -4,8 +4,9 @@ Responsible for the names of messages, actions and refusals. Must not know why a
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from chainkit.block import Certificate, Proposal, Vote
 from chainkit.chain import ExecutedBlock
@@ -16,8 +17,7 @@ Message = Proposal | Vote
 Select = Callable[[ExecutedBlock, int], Iterable[SignedTransaction]]
 
 
-@dataclass(frozen=True)
-class VotedRecord:
+class VotedRecord(Struct, frozen=True):
     """What must be on disk before a message leaves: the highest slot and height voted, and slot proposed."""
 
     slot: int = 0
@@ -25,44 +25,38 @@ class VotedRecord:
     proposed: int = 0
 
 
-@dataclass(frozen=True)
-class PersistVoted:
+class PersistVoted(Struct, frozen=True):
     """Make the record durable before any later action of the list."""
 
     record: VotedRecord
 
 
-@dataclass(frozen=True)
-class Broadcast:
+class Broadcast(Struct, frozen=True):
     """Send to all peers. The engine has handled its own message already."""
 
     message: Message
 
 
-@dataclass(frozen=True)
-class RequestBlocks:
+class RequestBlocks(Struct, frozen=True):
     """Ask peers for their certified blocks from this height on: final ones, then their notarized chain."""
 
     from_height: int
 
 
-@dataclass(frozen=True)
-class BlockNotarized:
+class BlockNotarized(Struct, frozen=True):
     """A quorum voted for the block. Make it durable: it is needed after a restart."""
 
     block: ExecutedBlock
     certificate: Certificate
 
 
-@dataclass(frozen=True)
-class BlocksFinalized:
+class BlocksFinalized(Struct, frozen=True):
     """Blocks that became final, each with its certificate, in order, each once."""
 
     blocks: tuple[tuple[ExecutedBlock, Certificate], ...]
 
 
-@dataclass(frozen=True)
-class EvidenceFound:
+class EvidenceFound(Struct, frozen=True):
     """A validator broke a rule; the evidence is for the staking contract."""
 
     evidence: Evidence

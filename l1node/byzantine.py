@@ -5,7 +5,6 @@ Must not be used unless faults were asked for: its messages are evidence against
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace as with_fields
 
 from msgspec.structs import replace
 
@@ -117,7 +116,7 @@ class ByzantineEngine(Engine):
         if self._voted.height < 2 or self._slot <= max(self._voted.slot, self._voted.proposed):
             return
         self.faults.remove("vote-lower")
-        self._persist(with_fields(self._voted, slot=self._slot))
+        self._persist(replace(self._voted, slot=self._slot))
         height = self._voted.height - 1
         self._say_vote(self._slot, height, _made_up(self._slot, height))
 

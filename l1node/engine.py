@@ -114,7 +114,7 @@ class Engine(Observer):
 
     def _consider(self) -> None:
         """Vote for what may be voted for now, in order of slot, then of arrival."""
-        if self._key is None:
+        if self._key is None or self._voted.slot >= self._slot:
             return
         for slot in (self._slot - 1, self._slot):  # of older ones it is too late: see `_is_voting_time`
             if slot > self._voted.slot and slot in self._proposals and self._is_voting_time(slot):

@@ -85,7 +85,8 @@ class Peer:
         """Failed requests since the last good one."""
         self.reached = False
         """Whether the last request got an answer."""
-        self._wake = asyncio.Event()
+        self._idle: asyncio.Future[None] | None = None
+        """What the sender waits for while there is nothing to send."""
 
     @property
     def dropped(self) -> int:
@@ -95,13 +96,17 @@ class Peer:
     def say(self, message: bytes) -> None:
         """Queue an encoded consensus message."""
         self.consensus.push(message)
-        self._wake.set()
+        self._wake()
 
     def pass_on(self, wires: Iterable[bytes]) -> None:
         """Queue transactions."""
         for wire in wires:
             self.transactions.push(wire)
-        self._wake.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     async def next_body(self) -> tuple[list[bytes], list[bytes]]:
         """Wait for something to send; what was taken: consensus messages and transaction wires.
@@ -109,8 +114,8 @@ class Peer:
         Transactions wait until no consensus message does: they may be large, and they have time.
         """
         while not self.consensus and not self.transactions:
-            self._wake.clear()
-            await self._wake.wait()
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
         messages = self.consensus.take(MAX_MESSAGES - 1, _CONSENSUS_BODY)
         wires = [] if self.consensus else self.transactions.take(_WIRES, _BODY_BYTES)
         return messages, wires

@@ -105,15 +105,14 @@ async def take_body(node: L1Node, body: bytes) -> None:
     refused: set[str] = set()
     for message in messages:
         if isinstance(message, TransactionsMessage):
-            if not await node.receive(message.wires):
-                refused.add(Rejection.BAD_SIGNATURE.value)
+            reason = None if await node.receive(message.wires) else Rejection.BAD_SIGNATURE
         else:
             said = message.proposal if isinstance(message, ProposalMessage) else message.vote
             reason = node.on_message(said)
-            if reason is not None and reason not in _HARMLESS:
-                refused.add(reason.value)
-        if Rejection.BAD_SIGNATURE.value in refused:
-            break  # nobody honest sends one: the rest is not worth a check each
+        if reason is not None and reason not in _HARMLESS:
+            refused.add(reason.value)
+            if reason is Rejection.BAD_SIGNATURE:
+                break  # nobody honest sends one: the rest is not worth a check each
     if refused:
         raise Problem(
             422,

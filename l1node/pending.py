@@ -70,6 +70,8 @@ class Pending:
 
     def candidates(self, parent: ExecutedBlock, slot: int, final_slot: int) -> Iterator[SignedTransaction]:
         """What a block of ours may take, after ``parent`` in ``slot``, the last final block being of ``final_slot``."""
+        if not len(self.pool):
+            return iter(())
         base_fee = suggest_fees(self._chain.rules, parent.tree).base_fee
         gas_limit = self._chain.rules.fees.block_gas_limit
         account = self._chain.state(parent.tree).account

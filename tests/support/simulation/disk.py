@@ -75,6 +75,11 @@ class Disk:
 
     def commit(self, store: "SimStore | SimMemoryStore", commit: Callable[[], None]) -> None:
         """Do a commit, or what is left of it."""
+        if self._armed is None:
+            self.commits += 1
+            commit()
+            self.on_commit()
+            return
         mode = self._due()
         if mode == "torn" and not isinstance(store, SimStore):
             mode = "before" if self._rng.randrange(WHOLE_TEARS) else "after"

@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
-from contextvars import Context, copy_context
+from contextvars import Context
 from functools import partial
 from heapq import heappop, heappush
 from typing import Any, Generic, TypeVar
@@ -28,15 +28,14 @@ class Deadlock(Exception):  # noqa: N818 - it names what happened
 
 
 class Handle:
-    """A callback that may be taken back."""
+    """A callback that may be taken back. Without a context it runs in the loop's, and must set no variable."""
 
     __slots__ = ("args", "callback", "context", "time")
 
     def __init__(
         self, callback: Callable[..., object] | None, args: Any, context: Context | None, time: float
     ) -> None:
-        self.callback, self.args, self.time = callback, args, time
-        self.context = copy_context() if context is None else context
+        self.callback, self.args, self.context, self.time = callback, args, context, time
 
     def cancel(self) -> None:
         self.callback = self.args = None
@@ -106,8 +105,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
             handle = soon.popleft()
             callback = handle.callback
             if callback is not None:
+                context = handle.context
                 try:
-                    handle.context.run(callback, *handle.args)
+                    if context is None:
+                        callback(*handle.args)
+                    else:
+                        context.run(callback, *handle.args)
                 except (SystemExit, KeyboardInterrupt):
                     raise
                 except BaseException as error:  # noqa: BLE001 - as asyncio does

@@ -19,7 +19,7 @@ import chainkit.keys
 import chainkit.transaction
 import l1node.p2p_api
 import rollup.receipt
-from chainkit.block import Block
+from chainkit.block import Block, Header
 from chainkit.chain import Chain, ExecutedBlock
 from chainkit.codec import Address
 from chainkit.genesis import Genesis
@@ -29,6 +29,8 @@ _VERIFIERS: tuple[Any, ...] = (chainkit.block, chainkit.keys, chainkit.transacti
 _KEPT = 20_000
 _BLOCKS = 256
 _BODIES = 256
+_Task = tuple[bytes, Header, tuple[bytes, ...]]
+"""A parent's hash, and the block to be executed on it."""
 
 
 class SharedChain(Chain):
@@ -36,10 +38,10 @@ class SharedChain(Chain):
 
     def __init__(self, genesis: Genesis) -> None:
         super().__init__(genesis)
-        self._executed: OrderedDict[tuple[bytes, bytes, tuple[bytes, ...]], ExecutedBlock] = OrderedDict()
+        self._executed: OrderedDict[_Task, ExecutedBlock] = OrderedDict()
 
     def execute(self, parent: ExecutedBlock, block: Block, *hints: Any, **more: Any) -> ExecutedBlock:
-        key = (parent.hash, block.header.hash(), tuple(block.transactions))
+        key = (parent.hash, block.header, tuple(block.transactions))
         found = self._executed.get(key)
         if found is None:
             found = super().execute(parent, block, *hints, **more)
@@ -48,10 +50,10 @@ class SharedChain(Chain):
 
     def build(self, parent: ExecutedBlock, slot: int, proposer: Address, candidates: Iterable[Any]) -> Any:
         executed, skipped = super().build(parent, slot, proposer, candidates)
-        self._keep((parent.hash, executed.hash, tuple(executed.block.transactions)), executed)
+        self._keep((parent.hash, executed.header, tuple(executed.block.transactions)), executed)
         return executed, skipped
 
-    def _keep(self, key: tuple[bytes, bytes, tuple[bytes, ...]], executed: ExecutedBlock) -> None:
+    def _keep(self, key: _Task, executed: ExecutedBlock) -> None:
         self._executed[key] = executed
         if len(self._executed) > _BLOCKS:
             self._executed.popitem(last=False)
