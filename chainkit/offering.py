@@ -4,12 +4,11 @@ Responsible for the order: each sender's by nonce, a few of the oldest, then the
 not know how much room the pool has, nor whether what is offered gets into the block.
 
 Who is behind in the order of places cannot come before who is in front, so only those in front are looked at. The
-order is a sorted list whose end is taken off: what has come since the last block is sorted, which it nearly is, and
-put among those that wait for longer. Who was looked at is not put back at once: after a block nearly all of them are
-gone.
+order is a sorted list whose end is taken off. What has come since the last block is sorted in with the rest, for the
+price of what was not in order: two parts that are, even of 20,000 places, take 0.4 ms. Who was looked at is not put
+back at once: after a block nearly all of them are gone.
 """
 
-from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heappop, heappush
 
@@ -24,8 +23,6 @@ MAX_MISSES = 64
 """`Offering.select` ends when so many in a row were too large for what is left of the block."""
 OLDEST_SHARE = 8
 """One part in so many of a block is for those that have waited longest."""
-FEW = 8
-"""Of newcomers that are fewer than one part in so many each is put in its place, more are sorted with all others."""
 _Place = tuple[int, Address]
 """Who may be offered, and minus as early as that: what is first is the largest."""
 _Queued = tuple[int, int, Entry, Sender, Address]
@@ -156,12 +153,8 @@ class Offering:
             sender = self._senders.get(top[1])
             if sender is not None and sender.place == -top[0]:
                 fresh.append(top)
-        if len(fresh) * FEW < len(places):
-            for top in fresh:
-                insort(places, top)
-        else:
-            places += fresh
-            places.sort()
+        places += fresh
+        places.sort()
 
 
 def _fits(tx: SignedTransaction, base_fee: int, gas_limit: int, max_bytes: int) -> bool:

@@ -1,6 +1,7 @@
 """The mempool under flood, replacement and reorganisation, against a slow model of its counters."""
 
 from contextlib import suppress
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -549,9 +550,9 @@ def check_selection(pool: Mempool, accounts: dict[bytes, Account]) -> None:
 
 
 def selection_one_by_one(
-    pool: Mempool, accounts: dict[bytes, Account], base_fee: int
+    pool: Mempool, accounts: dict[bytes, Account], base_fee: int, most: int = 1000
 ) -> list[SignedTransaction]:
-    """What a block without bounds takes: again and again the best of what can be next, looking at every sender."""
+    """What a block of so many takes: again and again the best of what can be next, looking at every sender."""
     nonces = {address: a.nonce for address, a in accounts.items()}
     chosen: list[SignedTransaction] = []
     while True:
@@ -561,11 +562,30 @@ def selection_one_by_one(
             for e in sender.entries
             if e.tx.body.nonce == nonces[address] and e.tx.body.max_fee_per_gas >= base_fee
         ]
-        if not following:
+        if not following or len(chosen) == most:
             return chosen
         tx = max(following, key=lambda found: found[:2])[2]
         nonces[tx.body.sender] += 1
         chosen.append(tx)
+
+
+def test_newcomers_find_their_place_among_many_that_wait() -> None:
+    pool, dice = Mempool(RULES), Random(5)
+    keys = [KeyPair(bytes([3, n // 256, n % 256]) + bytes(29)) for n in range(600)]
+    accounts = {key.address: RICH for key in keys}
+    coming = iter([pay(key, 0, fee=50, tip=dice.randrange(9)) for key in keys])
+    for many in (500, 1, 2, 0, 60, 3, 1, 0):
+        for _ in range(many):
+            pool.add(next(coming), accounts.__getitem__)
+        chosen = list(pool.select(None, 1, 400_000, BYTES))
+        assert 10 < len(chosen) < 200
+        assert chosen == selection_one_by_one(pool, accounts, 1, len(chosen))
+        for tx in chosen[
+            :: 2 if many == 3 else 1
+        ]:  # who was looked at and is still here is put in again, too
+            accounts[tx.body.sender] = Account(RICH.balance, 1)
+        pool.update(accounts.__getitem__)
+        check_counters(pool)
 
 
 @settings(max_examples=100, deadline=None)
