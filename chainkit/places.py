@@ -1,12 +1,14 @@
 """In which blocks a transaction stands: an index from ids to heights, in memory for the newest and on disk.
 
-Responsible for naming the blocks in which to look for an id, at a cost a transaction that hardly grows with the
-chain. Must not know what a transaction is. It gives hints: whoever asks looks for the id in the block named.
+Responsible for telling where an id stands, at a cost a transaction that hardly grows with the chain. Must not know
+what a transaction is. Of an id it keeps so much that nobody finds two alike, but whoever looks it up in the block
+has the last word.
 
 Ids are random: a B-tree of them is written at random places, a page of 4 KiB in the write-ahead log for each. So
 the newest ones are in memory only, and read again after a start from their blocks, which are on disk. `PORTION` of
-them at a time go to disk, cut into slices by their first byte, one row for each slice. A look-up reads the rows of
-one slice, which lie side by side; those of `JOINED` portions are made one row, so that they are few.
+them at a time go to disk, cut into `SLICES`, one row for each. Every `JOINED` portions the rows of a slice become
+`FINE` ones of finer slices, which stay. So an id is written twice, in rows of about 64, and a look-up reads a few
+rows of a slice and those of a fine one, which lie side by side.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,13 +23,16 @@ PORTION: Final = 16_384
 """Ids in memory at most, about 2 MB of them, and then a block more."""
 SLICES: Final = 256
 """By the first byte of an id."""
+FINE: Final = 8
+"""Of each slice, by the second byte."""
 JOINED: Final = 8
 MARK_KEY: Final = "places_mark"
 """Meta: up to which height ids are on disk, and how many portions there are."""
-_PREFIX: Final = 8
+_PREFIX: Final = 16  # bytes of an id
 _PLACE: Final = 7  # bytes of a place: a height, and `_RAN` if the transaction ran there
 _RAN: Final = 1 << 55
 _ENTRY: Final = _PREFIX + _PLACE
+_SPAN: Final = "FROM places WHERE row BETWEEN ? AND ?"
 
 
 class Places:
@@ -51,8 +56,9 @@ class Places:
     def add(self, height: int, tx_ids: Sequence[Bytes32], ran: bytes) -> None:
         """A block is about to be stored: its ids, and for each a byte that is 0 if it did not run there."""
         newest = self._loaded()
-        if height <= self._mark:
-            self._set_mark(height - 1)
+        if height <= self._mark:  # out of order: what is above is read again
+            self.remove_above(height - 1)
+            newest = self._loaded()
         _add(newest, height, tx_ids, ran)
         if len(newest) >= PORTION:
             self._move_to_disk(newest)
@@ -60,9 +66,11 @@ class Places:
             self._set_mark(height)
 
     def remove_above(self, height: int) -> None:
-        """The blocks after ``height`` are gone. What the disk says of them stays, and is wrong."""
+        """The blocks after ``height`` are gone."""
         self._loaded()
         if height < self._mark:
+            for number in range(SLICES + SLICES * FINE):
+                self._remove_from_slice(number, height)
             self._set_mark(height)
         self.forget()
 
@@ -70,25 +78,17 @@ class Places:
         """What was written last is taken back: read all again from disk when it is needed."""
         self._newest = None
 
-    def find(self, tx_id: Bytes32) -> Iterator[tuple[int, bool, bool]]:
-        """Heights at which the id stands, and whether it ran there: where it did first, then from the newest on.
+    def find(self, tx_id: Bytes32) -> list[tuple[int, bool]]:
+        """The heights at which an id stands, and whether it ran there: where it did first, then from the newest on."""
+        places = _places(self._loaded().get(tx_id, b""))
+        if not any(place & _RAN for place in places):  # it runs once, and older places count for less
+            places += self._on_disk(tx_id[:_PREFIX])
+        return [(place & ~_RAN, place & _RAN > 0) for place in sorted(places, reverse=True)]
 
-        The last of the three is whether that is sure, or a hint. What follows a sure one does not matter.
-        """
-        newest = _places(self._loaded().get(tx_id, b""))
-        if newest and newest[0] & _RAN:  # it runs once, and older places count for less
-            yield newest[0] ^ _RAN, True, True
-            return
-        for place in sorted({*newest, *self._on_disk(tx_id)}, reverse=True):
-            yield place & ~_RAN, place & _RAN > 0, place in newest
-
-    def _on_disk(self, tx_id: Bytes32) -> Iterator[int]:
-        prefix = tx_id[:_PREFIX]
-        number = _slice_of(tx_id)
-        rows = self._run(
-            "SELECT entries FROM places WHERE row BETWEEN ? AND ?", (_row(number, 0), _row(number + 1, -1))
-        )
-        for (entries,) in rows:
+    def _on_disk(self, prefix: bytes) -> Iterator[int]:
+        number = prefix[0] % SLICES
+        spans = *_span(number), *_span(_fine(number, prefix[1] % FINE))
+        for (entries,) in self._run(f"SELECT entries {_SPAN} UNION ALL SELECT entries {_SPAN}", spans):
             at = entries.find(prefix)
             while at >= 0:
                 if at % _ENTRY == 0:
@@ -111,23 +111,37 @@ class Places:
     def _move_to_disk(self, newest: dict[Bytes32, bytes]) -> None:
         slices: list[list[bytes]] = [[] for _ in range(SLICES)]
         for tx_id, places in newest.items():
-            prefix = tx_id[:_PREFIX]
+            entries = slices[tx_id[0] % SLICES]
             for at in range(0, len(places), _PLACE):
-                slices[_slice_of(tx_id)].append(prefix + places[at : at + _PLACE])
-        rows = [self._row_of(number, entries) for number, entries in enumerate(slices)]
-        self._write("INSERT INTO places VALUES (?, ?)", [row for row in rows if row[1]])
+                entries.append(tx_id[:_PREFIX] + places[at : at + _PLACE])
+        rows = [row for number, entries in enumerate(slices) for row in self._rows_of(number, entries)]
+        self._write("INSERT INTO places VALUES (?, ?)", rows)
         self._portions += 1
 
-    def _row_of(self, number: int, entries: list[bytes]) -> tuple[int, bytes]:
-        """A slice's next row; when it is its turn, what the portions before put there goes into it."""
-        last = _row(number, self._portions)
+    def _rows_of(self, number: int, entries: list[bytes]) -> Iterator[tuple[int, bytes]]:
+        """A slice's next row; when it is its turn, those of the fine slices that all its rows become."""
         if (number + self._portions) % JOINED == 0:
-            span = (last - JOINED + 1, last)
-            entries += [
-                row[0] for row in self._run("SELECT entries FROM places WHERE row BETWEEN ? AND ?", span)
-            ]
-            self._run("DELETE FROM places WHERE row BETWEEN ? AND ?", span)
-        return last, b"".join(entries)
+            for (older,) in self._run(f"SELECT entries {_SPAN}", _span(number)):
+                entries += _split(older, _ENTRY)
+            self._run(f"DELETE {_SPAN}", _span(number))
+            fine: list[list[bytes]] = [[] for _ in range(FINE)]
+            for entry in entries:
+                fine[entry[1] % FINE].append(entry)
+            for at, found in enumerate(fine):
+                yield _row(_fine(number, at), self._portions), b"".join(found)
+        elif entries:
+            yield _row(number, self._portions), b"".join(entries)
+
+    def _remove_from_slice(self, number: int, height: int) -> None:
+        changed = []
+        rows = self._run(f"SELECT row, entries {_SPAN} ORDER BY row DESC", _span(number))
+        for row, entries in rows:
+            kept = [e for e in _split(entries, _ENTRY) if _places(e[_PREFIX:])[0] & ~_RAN <= height]
+            if kept and len(kept) * _ENTRY == len(entries):
+                break  # older rows are of lower blocks; an empty one tells nothing
+            changed.append((b"".join(kept), row))
+        rows.close()
+        self._write("UPDATE places SET entries = ? WHERE row = ?", changed)
 
 
 def _add(newest: dict[Bytes32, bytes], height: int, tx_ids: Sequence[Bytes32], ran: bytes) -> None:
@@ -139,16 +153,24 @@ def _add(newest: dict[Bytes32, bytes], height: int, tx_ids: Sequence[Bytes32], r
 
 
 def _places(data: bytes) -> list[int]:
-    """Places that stand end to end, those that count for most first."""
-    return sorted(
-        (int.from_bytes(data[at : at + _PLACE], "big") for at in range(0, len(data), _PLACE)), reverse=True
-    )
+    """Places that stand end to end."""
+    return [int.from_bytes(place, "big") for place in _split(data, _PLACE)]
 
 
-def _slice_of(tx_id: Bytes32) -> int:
-    return tx_id[0]
+def _split(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def _fine(number: int, part: int) -> int:
+    """The number of a fine slice: they come after the others."""
+    return SLICES + FINE * number + part
 
 
 def _row(number: int, portion: int) -> int:
     """The key of a row: those of a slice follow one another, the oldest first."""
     return (number << 40) + portion
+
+
+def _span(number: int) -> tuple[int, int]:
+    """The first and the last key that a row of a slice can have."""
+    return _row(number, 0), _row(number + 1, -1)

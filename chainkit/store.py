@@ -176,7 +176,7 @@ CREATE TABLE events (
 
     def transaction_by_id(self, tx_id: Bytes32) -> StoredTransaction | None:
         """Where a transaction stands; of several places (a replay on a rollup), where it was executed."""
-        for height, executed, _ in self._places.find(tx_id):
+        for height, executed in self._places.find(tx_id):
             entries = self._entries(height)
             position = position_of(entries, tx_id, executed)
             if position is not None:
@@ -197,10 +197,8 @@ CREATE TABLE events (
 
     def place_of(self, tx_id: Bytes32) -> tuple[int, bool] | None:
         """The height at which a transaction stands, and whether it was executed there; as `transaction_by_id`."""
-        for height, executed, sure in self._places.find(tx_id):
-            if sure or position_of(self._entries(height), tx_id, executed) is not None:
-                return height, executed
-        return None
+        found = self._places.find(tx_id)
+        return found[0] if found else None
 
     def _entries(self, height: int) -> bytes:
         row = self._run("SELECT entries FROM transactions WHERE height = ?", (height,)).fetchone()

@@ -93,7 +93,7 @@ def test_it_says_what_a_search_through_all_blocks_says(seed: int, portion: int, 
         patch.setattr(places, "JOINED", rng.choice((2, 3)))
         if few:  # else a slice has hardly more than one id
             patch.setattr(places, "SLICES", 2)
-            patch.setattr(places, "_slice_of", lambda tx_id: tx_id[0] & 1)
+            patch.setattr(places, "FINE", 2)
         store = open_store(Path(directory))
         for _ in range(25):
             kind = rng.randrange(10)
@@ -127,13 +127,17 @@ def test_it_says_what_a_search_through_all_blocks_says(seed: int, portion: int, 
 
 def test_what_is_on_disk_of_it_is_in_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "PORTION", 1)
-    monkeypatch.setattr(places, "_slice_of", lambda _: 7)
+    monkeypatch.setattr(places, "SLICES", 1)
+    monkeypatch.setattr(places, "FINE", 1)
     store, rng = open_store(tmp_path), Random(1)
     for height, tx in enumerate(TXS, 1):
         put(store, height, [(tx, receipt_of(tx, 1))], rng)
     (rows,) = store._run("SELECT count(*) FROM places").fetchone()
     assert rows <= len(TXS) // places.JOINED + places.JOINED
     assert all(store.place_of(tx.id) == (height, True) for height, tx in enumerate(TXS, 1))
+    store.remove_blocks_above(21)
+    entries = b"".join(row[0] for row in store._run("SELECT entries FROM places"))
+    assert len(entries) == 21 * (16 + 7), "what is gone is in no row"
     store.close()
 
 
@@ -143,9 +147,10 @@ def test_an_id_that_begins_like_another_is_not_taken_for_it(
     monkeypatch.setattr(places, "PORTION", 1)
     store = open_store(tmp_path)
     put(store, 1, [(TXS[0], receipt_of(TXS[0], 1))], Random(1))
-    alike = TXS[0].id[:-1] + bytes([TXS[0].id[-1] ^ 1])
+    alike = TXS[0].id[:15] + bytes([TXS[0].id[15] ^ 1]) + TXS[0].id[16:]
     assert (store.place_of(alike), store.transaction_by_id(alike)) == (None, None)
     assert store.place_of(TXS[0].id) == (1, True)
+    assert store.transaction_by_id(TXS[0].id[:16] + bytes(16)) is None, "nor if nearly all of it is"
     store.close()
 
 
