@@ -6,7 +6,8 @@ them, and for judging what they do. Nothing in here is known to production code.
 
     loop       virtual time: an event loop that never waits
     network    packets between processes; stands where httpx and sockets would
-    disk       SQLite files that crash at a commit, torn writes included
+    disk       stores that crash at a commit, SQLite's files with torn writes included
+    memory     a store without files, for most seeds
     process    a service as a process: start, kill -9, restart, exit on failure
     faults     what can go wrong, drawn from the seed as a list that can be shrunk
     world      genesis and the cast

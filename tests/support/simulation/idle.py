@@ -13,27 +13,32 @@ from simulation.shared import SharedChain, patched
 from simulation.world import Setup, World, make_settings
 
 MODES = (
-    ("as in most seeds: one check of each signature, one execution of each block", "shared", True, False),
-    ("a stand-in for signatures", "stand-in", True, False),
-    ("every node checks every signature", "real", True, False),
-    ("and executes every block", "real", False, False),
-    ("and everything through HTTP routes and middleware", "real", False, True),
+    ("as in most seeds", "shared", Setup(make_settings())),
+    ("with a stand-in for signatures", "stand-in", Setup(make_settings())),
+    ("with SQLite", "shared", Setup(make_settings(), sqlite=True)),
+    ("and every node checks every signature", "real", Setup(make_settings(), sqlite=True)),
+    ("and executes every block", "real", Setup(make_settings(), sqlite=True, shared=False)),
+    (
+        "and everything through HTTP routes and middleware",
+        "real",
+        Setup(make_settings(), sqlite=True, shared=False, full_http=True),
+    ),
 )
 
 
 def measure(seconds: float) -> None:
     """Print simulated minutes a CPU second in each mode."""
-    for title, signatures, shared, full_http in MODES:
+    for title, signatures, setup in MODES:
         with quiet(), patched(signatures=signatures), asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            spent, height = runner.run(_idle(seconds, shared, full_http))
+            spent, height = runner.run(_idle(seconds, setup))
         print(
             f"{seconds / 60 / spent:6.2f} simulated minutes a CPU second, height {height}: {title}",
             flush=True,
         )
 
 
-async def _idle(seconds: float, shared: bool, full_http: bool) -> tuple[float, int]:
-    world = World(1, Setup(make_settings(), full_http=full_http), SharedChain if shared else Chain)
+async def _idle(seconds: float, setup: Setup) -> tuple[float, int]:
+    world = World(1, setup, SharedChain if setup.shared else Chain)
     try:
         world.start()
         await asyncio.sleep(2)

@@ -1,8 +1,8 @@
 """What one process may share between simulated nodes, since it is a pure function of what they were given.
 
-Responsible for running each block and checking each signature once instead of once a node, and for stand-in
-signatures. Must not change any answer: a run with all of it off has the same trace (a test says so), except
-for the stand-in, which is another world.
+Responsible for running each block, decoding each body and checking each signature once instead of once a node (and
+one that a key of this process has just made not at all: it is good), and for stand-in signatures. Must not change any
+answer: a run with all of it off has the same trace (a test says so), except for the stand-in, which is another world.
 """
 
 import hashlib
