@@ -187,7 +187,7 @@ class MemoryStore(Store):
                 tables.put(tables.blocks, stored.height, _GONE)
                 tables.put(tables.heights, stored.hash, _GONE)
                 for tx_id, _, _ in tables.transactions.get(stored.height, ()):
-                    kept = tuple(place for place in tables.places[tx_id] if place[1] != stored.height)
+                    kept = tuple(place for place in tables.places.get(tx_id, ()) if place[1] != stored.height)
                     tables.put(tables.places, tx_id, kept or _GONE)
                 tables.put(tables.transactions, stored.height, _GONE)
             tables.put(tables.head, "", max(tables.blocks, default=0))
