@@ -353,7 +353,7 @@ class Observer:
     def _look_at(self, certificate: Certificate) -> None:
         """Search an unverified certificate for offences; a signature is checked only where one shows."""
         for vote in self._votes_of(certificate):
-            evidence = None if self._watch.has_settled(vote) else self._watch.contradicted(vote)
+            evidence = None if self._watch.has_kept(vote) else self._watch.contradicted(vote)
             if evidence is None:
                 continue
             if not vote.valid():

@@ -64,6 +64,11 @@ class Watch:
             return False
         return _same_block(kept, vote) or ("double-vote", vote.slot, vote.voter) in self._reported
 
+    def has_kept(self, vote: Vote) -> bool:
+        """Whether this very vote is kept: it was held against all others when it came, and they against it."""
+        kept = self._votes.get(vote.slot, {}).get(vote.voter)
+        return kept is not None and _same_block(kept, vote)
+
     def contradicted(self, vote: Vote) -> VoteEvidence | None:
         """Evidence, not reported before, that this vote and one that is kept are an offence."""
         highest = self._highest.get(vote.voter)
@@ -104,8 +109,6 @@ class Watch:
 
     def keep_header(self, header: SignedHeader) -> ProposalEvidence | None:
         """Remember a verified header; evidence if it is the proposer's second one in the slot."""
-        if header.slot < self._floor:
-            return None
         kept = self._headers.setdefault(header.slot, {}).setdefault(header.proposer, [])
         if len(kept) >= MAX_HEADERS or any(h.block_hash == header.block_hash for h in kept):
             return None
@@ -122,7 +125,10 @@ class Watch:
         """Forget what is too old in ``slot``."""
         before, self._floor = self._floor, max(self._floor, slot - RECENT_SLOTS)
         forget_slots(self._votes, before, self._floor)
-        forget_slots(self._headers, before, self._floor)
+        for old in [
+            s for s in self._headers if s < self._floor
+        ]:  # a clock that was set back may have brought any
+            del self._headers[old]
         for voter in [v for v, vote in self._highest.items() if self._expired(vote, slot)]:
             del self._highest[voter], self._newest[voter]
         oldest = slot - self._evidence_slots

@@ -9,7 +9,16 @@ from l1_simulation import offences
 from msgspec.structs import replace
 
 from chainkit.backend import Head
-from chainkit.block import CertifiedBlock, Proposal, SignedHeader, Vote, slot_message
+from chainkit.block import (
+    Block,
+    Certificate,
+    CertificateVote,
+    CertifiedBlock,
+    Proposal,
+    SignedHeader,
+    Vote,
+    slot_message,
+)
 from chainkit.chain import Chain
 from chainkit.codec import decode, encode
 from chainkit.contract import BLOCK_KEY, BlockEnvironment
@@ -17,7 +26,7 @@ from chainkit.keys import KeyPair, dev_keypair
 from chainkit.mempool import Mempool
 from chainkit.state import State
 from chainkit.transaction import SignedTransaction
-from l1node.actions import Action, VotedRecord
+from l1node.actions import Action, Rejection, VotedRecord
 from l1node.byzantine import FAULTS, ByzantineEngine, UnknownFaultError
 from l1node.evidence import Evidence, EvidenceError, ProposalEvidence, VoteEvidence, check_evidence
 from l1node.observer import MAX_REJECTED_BLOCKS, Observer
@@ -375,3 +384,42 @@ def test_unknown_faults_are_refused_with_those_that_exist(script: Script) -> Non
     assert set(FAULTS) == {"double-vote", "double-propose", "vote-lower", "silent", "censor"}
     assert bad.stop_fault("silent")
     assert not bad.stop_fault("silent")
+
+
+# --- what is told late ----------------------------------------------------------------------------------------
+
+
+def test_a_certificate_shows_another_offence_in_the_slot_of_one_that_is_known(script: Script) -> None:
+    """The contract punishes by kind and slot: who voted twice in a slot, and there too low as well, did two things."""
+    chain = script.chain
+    watching = Observer(chain, final=chain.genesis_block, final_certificate=None)
+    before, first, second, low = vote(10, 7, 1), vote(12, 8, 2), vote(12, 8, 3), vote(12, 5, 4)
+    now = chain.slot_time(12)
+    found = evidence_in(
+        [action for said in (before, first, second) for action in watching.on_message(said, now)]
+    )
+    assert [each.evidence for each in found] == [VoteEvidence(first, second)]
+    watching._look_at(Certificate(12, 5, low.block_hash, [CertificateVote(low.voter, low.signature)]))
+    assert [each.evidence for each in evidence_in(watching._leave())] == [VoteEvidence(before, low)]
+
+
+def test_a_clock_that_was_set_back_hides_no_second_proposal(script: Script) -> None:
+    """What may still be voted on is watched, and bounded, however far the clock had been."""
+    chain = script.chain
+    genesis = chain.genesis_block
+    watching = Observer(chain, final=genesis, final_certificate=None)
+    watching.on_tick(chain.slot_time(200))
+    now, slot = chain.slot_time(195), 200 - RECENT_SLOTS - 3
+    leader = next(key for key in KEYS if key.address == chain.leader(genesis.tree, slot))
+    block, _ = chain.build(genesis, slot, leader.address, [])
+    found: list[Evidence] = []
+    refused: list[Rejection | None] = []
+    for tag in range(4):
+        changed = replace(block.header, state_root=bytes([tag]) * 32)
+        proposal = Proposal.sign(leader, Block(changed, []), None)
+        found += [each.evidence for each in evidence_in(watching.on_message(proposal, now))]
+        refused.append(watching.refused)
+    assert len(found) == 1
+    assert refused[2:] == [Rejection.TOO_MANY, Rejection.TOO_MANY]
+    watching.on_tick(chain.slot_time(400))
+    assert watching._watch.headers(slot, leader.address) == []
