@@ -52,10 +52,13 @@ def pack(
     entries: list[bytes] = []
     end = receipt_end = gap = 0
     for (tx, receipt), data in zip(transactions, encoded, strict=True):
-        start, wire = end + gap, tx.wire
-        if not block.startswith(wire, start):  # nearly always it follows as the one before followed its own
+        wire = tx.wire
+        # Nearly always it follows as the one before followed its own; never a later place than the first: the same
+        # bytes may come twice, and the second of them would not be found any more.
+        start = block.find(wire, end, end + gap + len(wire))
+        if start < 0:
             start = block.index(wire, end)
-            gap = start - end
+        gap = start - end
         end, receipt_start = start + len(wire), receipt_end
         receipt_end += len(data)
         entries.append(_ENTRY.pack(tx.id, receipt.gas_used > 0, start, end, receipt_start, receipt_end))

@@ -101,3 +101,17 @@ def test_forced_transactions_and_deposits_come_before_the_rest(stack: Stack) -> 
     block = sequencer.node.local.head
     assert [type(step).__name__ for step in block.steps] == ["Forced", "Deposit", "Transact"]
     assert sequencer.node.local.cursor == 2
+
+
+def test_a_block_with_a_forced_transaction_twice_is_stored(tmp_path: Path) -> None:
+    """Anybody may force the same twice, and put as many bytes between others: everyone writes such a block."""
+    first, second, twice = (l2_transfer("bob", nonce, "carol", 6) for nonce in range(3))
+    with stack_at(tmp_path) as stack:
+        stack.call("dave", "force", abi.ForceArgs(first))
+        for _ in range(2):  # together as long as a forced transaction
+            stack.deposit("dave", "carol", 100_000)
+        for wire in (second, twice, twice):
+            stack.call("dave", "force", abi.ForceArgs(wire))
+        stack.step(8)
+        for member in stack.members:
+            assert member.node.account(address("bob")).nonce == 3
