@@ -23,7 +23,7 @@ from chainkit.datadir import (
     DiskTrouble,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FILE_NAME = "node.db"
 
 

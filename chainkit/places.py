@@ -11,7 +11,9 @@ them at a time go to disk, cut into `SLICES`, one row for each. Every `JOINED` p
 rows of a slice and those of a fine one, which lie side by side.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
 from itertools import compress
 from typing import Final
 
@@ -22,13 +24,15 @@ from chainkit.states import Run
 PORTION: Final = 16_384
 """Ids in memory at most, about 2 MB of them, and then a block more."""
 SLICES: Final = 256
-"""By the first byte of an id."""
+"""By the first byte of what stands for an id."""
 FINE: Final = 8
 """Of each slice, by the second byte."""
 JOINED: Final = 8
 MARK_KEY: Final = "places_mark"
 """Meta: up to which height ids are on disk, and how many portions there are."""
-_PREFIX: Final = 16  # bytes of an id
+SALT_KEY: Final = "places_salt"
+"""Meta: with it an id's place on disk is worked out, so that nobody can choose ids that all lie in one slice."""
+_PREFIX: Final = 16  # bytes that stand for an id, see `SALT_KEY`
 _PLACE: Final = 7  # bytes of a place: a height, and `_RAN` if the transaction ran there
 _RAN: Final = 1 << 55
 _ENTRY: Final = _PREFIX + _PLACE
@@ -50,6 +54,7 @@ class Places:
         self._get_meta = get_meta
         self._set_meta = set_meta
         self._mark = self._portions = 0
+        self._salt = b""
         # Of the blocks after the mark: by id its places, end to end. None: to be read from disk.
         self._newest: dict[Bytes32, bytes] | None = None
 
@@ -82,8 +87,11 @@ class Places:
         """The heights at which an id stands, and whether it ran there: where it did first, then from the newest on."""
         places = _places(self._loaded().get(tx_id, b""))
         if not any(place & _RAN for place in places):  # it runs once, and older places count for less
-            places += self._on_disk(tx_id[:_PREFIX])
+            places += self._on_disk(self._salted(tx_id))
         return [(place & ~_RAN, place & _RAN > 0) for place in sorted(places, reverse=True)]
+
+    def _salted(self, tx_id: Bytes32) -> bytes:
+        return sha256(self._salt + tx_id).digest()[:_PREFIX]
 
     def _on_disk(self, prefix: bytes) -> Iterator[int]:
         number = prefix[0] % SLICES
@@ -98,6 +106,7 @@ class Places:
     def _loaded(self) -> dict[Bytes32, bytes]:
         if self._newest is None:
             self._mark, self._portions = decode(tuple[int, int], self._get_meta(MARK_KEY) or encode((0, 0)))
+            self._salt = self._get_meta(SALT_KEY) or b""
             self._newest = {}
             rows = self._run("SELECT height, entries FROM transactions WHERE height > ?", (self._mark,))
             for height, entries in rows:
@@ -109,11 +118,15 @@ class Places:
         self._set_meta(MARK_KEY, encode((height, self._portions)))
 
     def _move_to_disk(self, newest: dict[Bytes32, bytes]) -> None:
+        if not self._salt:
+            self._salt = os.urandom(_PREFIX)
+            self._set_meta(SALT_KEY, self._salt)
         slices: list[list[bytes]] = [[] for _ in range(SLICES)]
         for tx_id, places in newest.items():
-            entries = slices[tx_id[0] % SLICES]
+            prefix = self._salted(tx_id)
+            entries = slices[prefix[0] % SLICES]
             for at in range(0, len(places), _PLACE):
-                entries.append(tx_id[:_PREFIX] + places[at : at + _PLACE])
+                entries.append(prefix + places[at : at + _PLACE])
         rows = [row for number, entries in enumerate(slices) for row in self._rows_of(number, entries)]
         self._write("INSERT INTO places VALUES (?, ?)", rows)
         self._portions += 1

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -161,3 +162,32 @@ def test_a_block_without_its_transactions_is_a_mistake(tmp_path: Path) -> None:
         store.put_block(TXS[1].wire + TXS[0].wire, 1, bytes(32), None, pairs)
     assert (store.head_height(), store.place_of(TXS[0].id)) == (0, None)
     store.close()
+
+
+def test_ids_that_were_chosen_make_no_look_up_dearer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id is anybody's choice, at a few hashes for each bit: where it lies on disk must not follow from it."""
+    monkeypatch.setattr(places, "PORTION", 512)
+    read: list[int] = []
+    for number, head in enumerate((b"", bytes(2))):
+        store = open_store(tmp_path / str(number))
+        rng = Random(number)
+        for height in range(1, 40):
+            with store.transaction():
+                store._places.add(
+                    height, [head + rng.randbytes(32 - len(head)) for _ in range(512)], b"\1" * 512
+                )
+        run, size = store._places._run, 0
+
+        def counting(sql: str, values: tuple[object, ...] = (), run: Any = run) -> Any:
+            nonlocal size
+            rows = list(run(sql, values))
+            size += sum(len(row[-1]) for row in rows if isinstance(row[-1], bytes))
+            return iter(rows)
+
+        monkeypatch.setattr(store._places, "_run", counting)
+        for _ in range(20):
+            assert store.place_of(bytes(2) + rng.randbytes(30)) is None
+        read.append(size)
+        store.close()
+    honest, chosen = read
+    assert 0 < chosen < 3 * honest
