@@ -155,6 +155,10 @@ class Offering:
                 fresh.append(top)
         places += fresh
         places.sort()
+        if (
+            len(places) > 2 * len(self._senders) + _SLACK
+        ):  # what is stale may lie where full blocks never come to
+            self._places = sorted([(-sender.place, address) for address, sender in self._senders.items()])
 
 
 def _fits(tx: SignedTransaction, base_fee: int, gas_limit: int, max_bytes: int) -> bool:

@@ -10,6 +10,7 @@ from ledger import ALICE, BOB, CAROL, CHAIN_ID, COIN, call, make_genesis, rules_
 
 from chainkit.chain import Chain
 from chainkit.execution import FeeParameters, InvalidTransaction, Rules, intrinsic_gas
+from chainkit.fees import least_to_replace
 from chainkit.keys import KeyPair
 from chainkit.mempool import Mempool
 from chainkit.state import Account, State
@@ -632,3 +633,21 @@ def test_the_same_pool_serves_a_rollup() -> None:
     pool = Mempool(rules)
     pool.add(transfer(ALICE, 0, BOB.address, 1, chain_id=901), rich)
     assert refusal(pool, transfer(ALICE, 1, BOB.address, 1)) == "wrong_chain"
+
+
+def test_who_replaces_again_and_again_leaves_nothing_behind() -> None:
+    """While others fill the blocks: every block would sort what is stale."""
+    pool = Mempool(RULES)
+    keys = [KeyPair(bytes([1, n]) + bytes(30)) for n in range(166)]
+    rich = Account(10**6 * COIN, 0)
+    first, *others = [transfer(key, 0, BOB.address, 1, max_fee=10**6, tip=10**6) for key in keys[:66]]
+    for tx in (first, *others):
+        pool.add(tx, lambda _: rich)
+    fee, tip = RULES.fees.min_base_fee, 1
+    while tip < 10**5:
+        for key in keys[66:]:
+            pool.add(transfer(key, 0, BOB.address, 1, max_fee=fee, tip=tip), lambda _: rich)
+        list(pool.select(lambda _: rich, RULES.fees.min_base_fee, first.body.gas_limit, len(first.wire)))
+        tip = least_to_replace(tip)
+        fee = max(tip, least_to_replace(fee))
+    assert len(pool._offering) <= 2 * len(pool._senders) + 2 * 1024
