@@ -136,13 +136,17 @@ class LimitedProtocol(HttpToolsProtocol):
     _stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        transport = Corked(transport, self.loop)
+        self._corked = transport = Corked(transport, self.loop)
         super().connection_made(transport)
         if not self.book.enter(self, self.client[0] if self.client else ""):
             transport.write(_TURNED_AWAY)
             transport.close()
             return
         self._timer = self.loop.call_later(self.book.head_seconds, self._head_too_slow)
+
+    def eof_received(self) -> None:
+        """Who says no more may still read: the transport closes itself now, so what waits in it goes out before."""
+        self._corked.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.book.leave(self)

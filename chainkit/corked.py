@@ -28,7 +28,7 @@ class Corked(asyncio.Transport):
         self._parts.append(data)
         self._size += len(data)
         if self._size > MOST:
-            self._flush()
+            self.flush()
         elif not self._due:
             self._due = True
             self._loop.call_soon(self._at_end_of_turn)
@@ -38,18 +38,20 @@ class Corked(asyncio.Transport):
 
     def _at_end_of_turn(self) -> None:
         self._due = False
-        self._flush()
+        self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what waits, without waiting for the end of the turn."""
         if self._parts:
             data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             self._parts.clear()
             self._size = 0
-            self._transport.write(data)
+            if not self._transport.is_closing():  # uvloop raises once the other side has hung up
+                self._transport.write(data)
 
     def close(self) -> None:
         if not self._transport.is_closing():
-            self._flush()
+            self.flush()
             self._transport.close()
 
     def abort(self) -> None:

@@ -1,6 +1,8 @@
 """Limits on connections, over real sockets: who is closed, when, and that others get in all the same."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -240,3 +242,56 @@ def test_unread_answers_have_a_hard_cap_for_all_together() -> None:
             assert len(book._stalled) >= 2
 
     run(test)
+
+
+# --- those who hang up ---
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def on_either_loop(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]], None]:
+    """Run a story on either loop: they treat a connection that goes away differently."""
+    factory = asyncio.new_event_loop
+    if request.param == "uvloop":
+        factory = pytest.importorskip("uvloop").new_event_loop
+
+    def running(story: Any) -> None:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(story)
+
+    return running
+
+
+def test_who_says_no_more_still_gets_his_answer(on_either_loop: Callable[[Awaitable[None]], None]) -> None:
+    """``printf ... | nc -N`` closes its sending side at once."""
+
+    async def story() -> None:
+        async with serving() as (_, connect):
+            for _ in range(20):
+                reader, writer = await connect()
+                writer.write(GET % b"")
+                writer.write_eof()
+                assert (await reader.read()).endswith(b"ok")
+
+    on_either_loop(story())
+
+
+def test_a_connection_that_is_reset_raises_nothing(on_either_loop: Callable[[Awaitable[None]], None]) -> None:
+    """A line in the log for each would let a stranger fill it."""
+    raised: list[object] = []
+
+    async def story() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
+        async with serving() as (book, connect):
+            for _ in range(20):
+                _, writer = await connect()
+                linger = struct.pack("ii", 1, 0)  # closing sends a reset
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                writer.write((GET % b"") * 3)
+                await writer.drain()
+                writer.transport.abort()
+            while len(book):
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    on_either_loop(story())
+    assert raised == []
