@@ -217,3 +217,29 @@ def test_nothing_of_the_production_store_is_left_over() -> None:
         if not name.startswith("_") and name not in vars(MemoryStore)
     }
     assert inherited == {"on_commit"}
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    disk = Disk(Random(1), lambda: None, sqlite=request.param == "sqlite")
+    return disk.store_type()(tmp_path, genesis_hash=GENESIS, role="test")
+
+
+def test_both_refuse_a_transaction_that_is_not_in_its_block(store: Store) -> None:
+    with pytest.raises(ValueError, match="not found"):
+        store.put_block(b"other", 1, bytes(32), None, [(TXS[0], receipt_of(TXS[0], 1))])
+
+
+def test_both_have_no_event_0(store: Store) -> None:
+    store.append_event("A", {}, height=1, source="s")
+    assert [event.seq for event in store.events_from(0, 10)] == [1]
+
+
+def test_a_small_value_flushes_what_came_before_in_both(store: Store) -> None:
+    woken: list[int] = []
+    store.on_commit(lambda: woken.append(1))
+    with store.transaction(flush=False):
+        store.append_event("A", {}, height=1, source="s")
+    assert (store.last_seq(), woken) == (0, [])
+    store.set_meta("key", b"value")
+    assert (store.last_seq(), woken) == (1, [1])

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from chainkit.block_rows import StoredBlock, StoredTransaction
+from chainkit.block_rows import StoredBlock, StoredTransaction, pack
 from chainkit.codec import Bytes32, decode, encode
 from chainkit.execution import Receipt
 from chainkit.merkle import Tree
@@ -120,7 +120,7 @@ class MemoryStore(Store):
         if self._depth:
             self._tables.put(self._tables.meta, key, value)
         else:
-            with self._group:
+            with self.transaction():
                 self.set_meta(key, value)
 
     def load_state(self) -> Tree:
@@ -169,6 +169,7 @@ class MemoryStore(Store):
         with self.transaction():
             if height in tables.blocks or block_hash in tables.heights:
                 raise StoreError(f"block {height} is there already")
+            pack(block, pairs, encoded)  # for what it refuses
             tables.put(tables.blocks, height, StoredBlock(height, block_hash, block, certificate))
             tables.put(tables.heights, block_hash, height)
             tables.put(tables.head, "", max(height, tables.head.get("", 0)))
@@ -254,7 +255,7 @@ class MemoryStore(Store):
     def events_from(self, seq: int, limit: int) -> list[StoredEvent]:
         last = self.last_seq()
         found = []
-        for number in range(seq, min(last, seq + limit - 1) + 1):
+        for number in range(max(seq, 1), min(last, seq + limit - 1) + 1):
             height, source, name, text, tx_id = self._tables.events[number]
             found.append(StoredEvent(number, height, source, name, json.loads(text), tx_id))
         return found
