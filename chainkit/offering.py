@@ -155,9 +155,8 @@ class Offering:
                 fresh.append(top)
         places += fresh
         places.sort()
-        if (
-            len(places) > 2 * len(self._senders) + _SLACK
-        ):  # what is stale may lie where full blocks never come to
+        # What is stale may lie where full blocks never come to.
+        if len(places) > 2 * len(self._senders) + _SLACK:
             self._places = sorted([(-sender.place, address) for address, sender in self._senders.items()])
 
 
