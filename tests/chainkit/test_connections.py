@@ -254,9 +254,13 @@ def on_either_loop(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]]
     if request.param == "uvloop":
         factory = pytest.importorskip("uvloop").new_event_loop
 
-    def running(story: Any) -> None:
+    async def bounded(story: Awaitable[None]) -> None:
+        async with asyncio.timeout(20):
+            await story
+
+    def running(story: Awaitable[None]) -> None:
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(story)
+            runner.run(bounded(story))
 
     return running
 
