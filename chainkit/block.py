@@ -157,9 +157,8 @@ class ValidatorSet(Record, frozen=True, dict=True, gc=True):
 
     @cached_property
     def _stakes(self) -> dict[Address, int]:
-        return {
-            v.address: v.stake for v in reversed(self.validators)
-        }  # of two of one address the first counts
+        # Of two of one address the first counts.
+        return {v.address: v.stake for v in reversed(self.validators)}
 
     def stake_of(self, address: Address) -> int:
         """The stake behind a key; 0 if it is not in the set."""

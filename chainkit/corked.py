@@ -5,7 +5,6 @@ wake the reader once (what TCP_CORK is for). Must not know what is written.
 """
 
 import asyncio
-from collections.abc import Iterable
 from typing import Any, Final
 
 MOST: Final = 64 * 1024
@@ -32,9 +31,6 @@ class Corked(asyncio.Transport):
         elif not self._due:
             self._due = True
             self._loop.call_soon(self._at_end_of_turn)
-
-    def writelines(self, list_of_data: Iterable[_Bytes]) -> None:
-        self.write(b"".join(list_of_data))
 
     def _at_end_of_turn(self) -> None:
         self._due = False

@@ -177,7 +177,7 @@ class SignaturePool:
         return answer
 
     def _send_gathered(self) -> None:
-        """One request for the single transactions that came in this turn of the loop, one for each chunk."""
+        """One request for what came in this turn of the loop and fits a chunk together, one for each larger share."""
         gathered, self._gathered = self._gathered, []
         request: list[_Part] = []
         size = 0

@@ -59,10 +59,10 @@ class Watch:
 
     def has_settled(self, vote: Vote) -> bool:
         """Whether the vote can tell nothing new: it is kept, or its voter convicted in that slot."""
-        kept = self._votes.get(vote.slot, {}).get(vote.voter)
-        if kept is None:
-            return False
-        return _same_block(kept, vote) or ("double-vote", vote.slot, vote.voter) in self._reported
+        if self.has_kept(vote):
+            return True
+        reported = ("double-vote", vote.slot, vote.voter) in self._reported
+        return reported and vote.voter in self._votes.get(vote.slot, {})
 
     def has_kept(self, vote: Vote) -> bool:
         """Whether this very vote is kept: it was held against all others when it came, and they against it."""
@@ -125,9 +125,8 @@ class Watch:
         """Forget what is too old in ``slot``."""
         before, self._floor = self._floor, max(self._floor, slot - RECENT_SLOTS)
         forget_slots(self._votes, before, self._floor)
-        for old in [
-            s for s in self._headers if s < self._floor
-        ]:  # a clock that was set back may have brought any
+        # Not `forget_slots`: a clock that was set back may have brought any.
+        for old in [s for s in self._headers if s < self._floor]:
             del self._headers[old]
         for voter in [v for v, vote in self._highest.items() if self._expired(vote, slot)]:
             del self._highest[voter], self._newest[voter]

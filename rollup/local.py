@@ -116,9 +116,8 @@ class LocalChain:
             return  # a liar's state: no block wrote it, and nothing is known of it
         if before is not None and _is_honest(before) and head.header.parent == before.hash:
             view = self._view
-            read = (
-                view.read() if self._at_hand.is_full else view.looked_up()
-            )  # the others are at hand already
+            # What was not looked up is at hand already, unless all of that goes now.
+            read = view.read() if self._at_hand.is_full else view.looked_up()
             self._at_hand.move(before.tree, head.tree, {**read, **head.changes} if read else head.changes)
         else:
             self._at_hand.begin(head.tree, head.changes)
