@@ -163,7 +163,11 @@ class Stack:
 
     def final(self, service: str) -> int:
         """The height of L1's last final block, as a validator sees it (from inside)."""
-        return int(self.inside(service, "/status")["heads"]["finalized"]["height"])
+        return int(self.finalized(service)["height"])
+
+    def finalized(self, service: str) -> dict[str, Any]:
+        """L1's last final block, height and slot, as a validator sees it (from inside)."""
+        return dict(self.inside(service, "/status")["heads"]["finalized"])
 
     def slot(self, service: str) -> int:
         """The present slot, as a validator's clock has it (from inside)."""
