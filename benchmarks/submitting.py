@@ -6,6 +6,7 @@ accepted stands in a block with a receipt. Must not know which figure it is for.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,9 +21,10 @@ BULK: Final = 500
 _ALL_ACCEPTED: Final = b'"accepted":true'
 _WAIT: Final = ("mempool_full", "nonce_gap")
 """Refusals that mean: not now."""
-_POLL: Final = 0.02
+_POLL: Final = 0.01
 _SETTLE_SECONDS: Final = 120.0
 _SAMPLE: Final = 200
+LAST_AGAIN: Final = 32
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,15 @@ class _Answers:
     def __init__(self, url: str) -> None:
         self.url = url
         self.again = 0
+        self.last_again: deque[bytes] = deque(maxlen=LAST_AGAIN)
+        """The last one of each of the last bodies that were sent again."""
 
     def __call__(self, status: int, body: bytes, request: bytes) -> bytes | None:
         wires = _wires(request)
         if status == 202 and body.count(_ALL_ACCEPTED) == len(wires):
             return None
         if status == 503:
-            self.again += len(wires)
+            self._note_again(wires)
             return request
         if status != 202:
             raise LoadError(f"a submission was answered with {status}: {body[:300]!r}")
@@ -63,8 +67,12 @@ class _Answers:
                 if result["code"] not in _WAIT:
                     raise LoadError(f"a transfer was refused: {result}")
                 refused.append(wire)
-        self.again += len(refused)
+        self._note_again(refused)
         return load.post(self.url, "/transactions", MSGPACK, load.batch_body(refused))
+
+    def _note_again(self, wires: Sequence[bytes]) -> None:
+        self.again += len(wires)
+        self.last_again.append(wires[-1])
 
 
 def _wires(request: bytes) -> list[bytes]:
@@ -91,12 +99,13 @@ def submit(
 ) -> Sent:
     """Send everything, wait until all of it is in blocks (``final``: in final blocks), and check that it is.
 
-    ``at_end`` is called when the clock has stopped, before the check, which reads every block. Raises `LoadError`.
+    The clock stops when the last transfers have receipts; asking for each would take as long as a fifth of the run.
+    ``at_end`` is called then, before the check, which reads every block up to that instant's head. Raises `LoadError`.
     """
     groups = [wires[i : i + per_request] for i in range(0, len(wires), per_request)]
     requests = [load.post(url, "/transactions", MSGPACK, load.batch_body(group)) for group in groups]
-    # The last of each of the last requests, in whatever order they arrive.
-    tail = list(wires[-(connections * per_request + 64) :])
+    # The last of each of the last requests: bodies arrive in any order, what is in one stands in blocks in its order.
+    tail = [group[-1] for group in groups[-2 * connections :]]
     return load.run(_submit(url, requests, tail, wires, connections, per_request, final, at_end))
 
 
@@ -118,7 +127,7 @@ async def _submit(
         await load.send_all(url, requests, connections, answers)
         accepted = time.perf_counter() - begin
         cpu = time.process_time() - cpu
-        await _settled(reader, tail, final)
+        await _settled(reader, [*tail, *answers.last_again], final)
         seconds = time.perf_counter() - begin
         at_end()
         last = await _height(reader, "head")
