@@ -349,6 +349,10 @@ class RollupNode:
         """Whether L1 takes so much less than users offer that nothing more should be taken in."""
         return self.local.transaction_bytes + self.mempool.size > MAX_UNPOSTED_BYTES
 
+    def has_whole_block(self) -> bool:
+        """Whether more waits than a block may hold."""
+        return self.mempool.size >= MAX_BLOCK_TRANSACTIONS_BYTES
+
     def _has_candidates(self) -> bool:
         return len(self.mempool) > self.mempool.gapped
 

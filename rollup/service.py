@@ -23,7 +23,7 @@ from chainkit.api import chain_router
 from chainkit.block import Certificate
 from chainkit.chain import Chain, ExecutedBlock, executed_transactions
 from chainkit.client import ChainClient
-from chainkit.clock import Clock, wait_virtual
+from chainkit.clock import Clock
 from chainkit.events import EventLog
 from chainkit.fault_api import fault_router
 from chainkit.follower import Follower, FollowerCore
@@ -64,14 +64,12 @@ from rollup.faults import FaultSet
 from rollup.final_state import FinalState
 from rollup.node import Role, RollupNode
 from rollup.outbox import Outbox
+from rollup.pace import BLOCK_MS, pause
 
 PORTS: Mapping[Role, int] = {"sequencer": 9545, "verifier": 9546}
 BRIDGE = "bridge"
 HEARTBEAT_SHARE = 4
 """A batch is posted at least every escape_timeout / 4 blocks: from longer silence users may flee."""
-BLOCK_MS = 10
-"""A block is made when there is something for it: so long a receipt waits at most, and so many bytes a second a
-trickle of transfers costs in begin-blocks."""
 SIGNATURE_THREADS = 2
 MAX_WORKERS = 64
 MAX_PAGE = 100
@@ -143,7 +141,7 @@ class RollupService:
         self.outbox.dispatch(duties(node, before, self.outbox.under_way), node.l1_height)
 
     async def produce(self) -> None:
-        """Make L2 blocks, at most one every ``block_ms`` of the chain's time."""
+        """Make L2 blocks, at most one every ``block_ms`` of the chain's time (see `rollup.pace`)."""
         while True:
             alarm = asyncio.get_running_loop().call_later(1.0, self._wake.set)
             try:
@@ -154,7 +152,8 @@ class RollupService:
             block = self.node.produce(self.now_ms(), heartbeat=self._heartbeat_due(), flush=False)
             if block is not None:
                 await asyncio.gather(
-                    self._give_receipts(block), wait_virtual(self.clock, self.block_ms / 1000)
+                    self._give_receipts(block),
+                    pause(self.clock, self.block_ms, len(block.steps), self.node.has_whole_block),
                 )
                 self._wake.set()
 
