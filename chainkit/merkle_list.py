@@ -12,6 +12,9 @@ prefixes are this project's, and the root also binds the length:
 
 So two different lists never share a root. Nothing is ever duplicated to fill a level
 (CVE-2012-2459), and a node cannot be read as a leaf (CVE-2017-12842).
+
+What makes it fast: the prefixes are hashed once (`_LEAF`, `_NODE`), and each leaf and node goes on from a copy. To
+begin anew, and to put the bytes together first, takes longer than to hash so few.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,11 +24,12 @@ from chainkit.hashing import HASH_SIZE, LIST_LEAF, LIST_NODE, LIST_ROOT
 from chainkit.merkle import ProofError
 
 _MAX_COUNT = 2**64 - 1
+_LEAF, _NODE = sha256(LIST_LEAF), sha256(LIST_NODE)
 
 
 def list_root(leaves: Sequence[bytes]) -> bytes:
     """The 32-byte root of ``leaves``."""
-    level = [sha256(LIST_LEAF + leaf).digest() for leaf in leaves]
+    level = _leaf_hashes(leaves)
     while len(level) > 1:
         level = _parents(level)
     return _root(len(leaves), level[0] if level else bytes(HASH_SIZE))
@@ -33,7 +37,7 @@ def list_root(leaves: Sequence[bytes]) -> bytes:
 
 def list_tree(leaves: Sequence[bytes]) -> list[list[bytes]]:
     """Every level of the tree over ``leaves``, from the bottom up, for ``tree_proof``."""
-    levels = [[sha256(LIST_LEAF + leaf).digest() for leaf in leaves]]
+    levels = [_leaf_hashes(leaves)]
     while len(levels[-1]) > 1:
         levels.append(_parents(levels[-1]))
     return levels
@@ -101,8 +105,7 @@ def extend_peaks(count: int, peaks: Sequence[bytes], leaves: Iterable[bytes]) ->
     The peaks are the tops of its full subtrees, largest first: one for each bit that is set in ``count``.
     """
     grown = list(peaks)
-    for index, leaf in enumerate(leaves, count):
-        top = sha256(LIST_LEAF + leaf).digest()
+    for index, top in enumerate(_leaf_hashes(leaves), count):
         while index & 1:
             top = sha256(LIST_NODE + grown.pop() + top).digest()
             index >>= 1
@@ -118,9 +121,22 @@ def peaks_root(count: int, peaks: Sequence[bytes]) -> bytes:
     return _root(count, top)
 
 
+def _leaf_hashes(leaves: Iterable[bytes]) -> list[bytes]:
+    begun, hashes = _LEAF.copy, []
+    for leaf in leaves:
+        hashing = begun()
+        hashing.update(leaf)
+        hashes.append(hashing.digest())
+    return hashes
+
+
 def _parents(level: list[bytes]) -> list[bytes]:
-    pairs = zip(level[::2], level[1::2], strict=False)
-    parents = [sha256(LIST_NODE + left + right).digest() for left, right in pairs]
+    begun, parents, rest = _NODE.copy, [], iter(level)
+    for left, right in zip(rest, rest, strict=False):
+        hashing = begun()
+        hashing.update(left)
+        hashing.update(right)
+        parents.append(hashing.digest())
     if len(level) % 2:
         parents.append(level[-1])
     return parents
