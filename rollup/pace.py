@@ -15,8 +15,8 @@ BLOCK_MS: Final = 10
 trickle of transfers costs in begin-blocks."""
 MOST_MS: Final = 50
 """So long at most a block waits for more, under load."""
-TRANSACTIONS_A_MS: Final = 4
-"""A millisecond for so many transactions in the block before: it begins to count at 4,000 a second."""
+TRANSACTIONS_A_MS: Final = 2
+"""A millisecond for so many transactions in the block before: it begins to count at 2,000 a second."""
 
 
 def pauses(transactions: int, block_ms: int) -> int:
