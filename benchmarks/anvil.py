@@ -31,6 +31,7 @@ VERSION: Final = "1.7.1"
 CHAIN_ID: Final = 31337
 FIRST_SECRET: Final = 10**6
 ACCOUNTS: Final = 1_000
+COUNT: Final = 20_000
 MAX_FEE: Final = 10**12  # wei per gas: the base fee may climb
 BATCH: Final = 500
 CONNECTIONS: Final = 16
@@ -42,7 +43,7 @@ SETTLE_SECONDS: Final = 60.0
 
 def run(lab: Lab) -> Figures:
     binary = find(lab)
-    count, accounts = lab.size(20_000, 500), lab.size(ACCOUNTS, 50)
+    count, accounts = lab.size(COUNT, 500), lab.size(ACCOUNTS, 50)
     raw = transfers(accounts, count)
     figures: Figures = {}
     for name, per_request, connections in (("single", 1, CONNECTIONS), ("batch", BATCH, 1)):
