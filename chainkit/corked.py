@@ -32,6 +32,11 @@ class Corked(asyncio.Transport):
             self._due = True
             self._loop.call_soon(self._at_end_of_turn)
 
+    def write_now(self, data: _Bytes) -> None:
+        """`write` of what nothing follows in this turn: it waits for nothing."""
+        self._parts.append(data)
+        self.flush()
+
     def _at_end_of_turn(self) -> None:
         self._due = False
         self.flush()

@@ -68,6 +68,11 @@ def not_found(what: str, name: object, **extra: Any) -> Problem:
     )
 
 
+def internal_error() -> Problem:
+    """500 for what nobody has foreseen."""
+    return Problem(500, "internal_error", "The service failed", "the log of the service says why")
+
+
 def install_problem_handlers(app: FastAPI) -> None:
     """Make every error of ``app`` a problem: those of routing and validation and unforeseen ones too."""
 
@@ -89,9 +94,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> Response:
         # Starlette raises it again after this answer, so the trace is in the log and only there.
-        return Problem(
-            500, "internal_error", "The service failed", "the log of the service says why"
-        ).response()
+        return internal_error().response()
 
 
 def _from_validation(error: RequestValidationError) -> Problem:

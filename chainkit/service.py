@@ -31,7 +31,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chainkit.clock import ClockError
-from chainkit.connections import Connections, limited
+from chainkit.connections import Connections, LimitedProtocol, limited
 from chainkit.datadir import DataDirError, DiskTrouble
 from chainkit.disk_trouble import (
     RESUMING,
@@ -41,6 +41,7 @@ from chainkit.disk_trouble import (
     disk_trouble,
     wait_until_writable,
 )
+from chainkit.express import Lane, with_lane
 from chainkit.genesis import GenesisError
 from chainkit.http_limits import HttpLimits
 from chainkit.keystore import KeyFileError
@@ -81,6 +82,7 @@ class Service:
     tasks: Sequence[tuple[str, BackgroundTask]] = ()
     stopping: Sequence[Callable[[], None]] = ()
     close: Callable[[], Awaitable[None]] | None = None
+    lane: Lane | None = None
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,7 @@ class _Run:
     async def _serve(self, service: Service) -> None:
         config = uvicorn.Config(
             self._until_trouble(service.app),
-            http=limited(Connections()),
+            http=self._protocol(service.lane),
             ws="none",
             lifespan="off" if isinstance(service.app, OutOfOrder) else "on",
             log_config=None,
@@ -315,6 +317,10 @@ class _Run:
                 await OutOfOrder(self.trouble)(scope, receive, send)
 
         return gate
+
+    def _protocol(self, lane: Lane | None) -> type[LimitedProtocol]:
+        book = Connections()
+        return limited(book) if lane is None else with_lane(book, lane, lambda: self.trouble is None)
 
     async def _supervised(self, name: str, task: BackgroundTask) -> None:
         try:

@@ -51,6 +51,7 @@ from chainkit.replica import Replica
 from chainkit.sender import TransactionSender
 from chainkit.service import EXIT_STARTUP, Service, StartupError, make_app, run
 from chainkit.signature_pool import SignaturePool, default_workers
+from chainkit.singles import Singles
 from chainkit.states import without_collection
 from chainkit.store import Store
 from chainkit.transaction import Call, SignedTransaction
@@ -290,7 +291,8 @@ async def create(
     tasks = [("follow-l1", service.follower.run)]
     if role == "sequencer":
         tasks.append(("produce", service.produce))
-    return Service(app, tasks, [events.close], service.close), service
+    lane = Singles(service.backend.rules, service.intake)
+    return Service(app, tasks, [events.close], service.close, lane), service
 
 
 def parser(role: Role, environ: Mapping[str, str] = os.environ) -> ServiceParser:
