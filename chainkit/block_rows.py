@@ -6,10 +6,15 @@ bytes of its transactions stand in it, in order.
 A row for each transaction would cost more than its bytes, and hold them a second time. So a block's row has their
 receipts, end to end, and an entry for each: its id, whether it ran, where it begins and ends in the block, and where
 its receipt does among the receipts. One of them is found and cut out without anything being decoded.
+
+What makes it fast: the transactions of most blocks stand at equal distances, so that all places are added up at once
+and only compared (`_spans`), and no step of the way to the row is taken one transaction at a time.
 """
 
 import struct
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, count
+from operator import add, sub
 from typing import Final, NamedTuple
 
 from chainkit.codec import Bytes32, CodecError, decode, encode
@@ -49,20 +54,47 @@ def pack(
     Raises `ValueError` unless the transactions stand in ``block``, in this order.
     """
     encoded = [encode(receipt) for _, receipt in transactions] if receipts is None else list(receipts)
-    entries: list[bytes] = []
-    end = receipt_end = gap = 0
-    for (tx, receipt), data in zip(transactions, encoded, strict=True):
-        wire = tx.wire
+    if len(encoded) != len(transactions):
+        raise ValueError(f"{len(transactions)} transactions have {len(encoded)} receipts")
+    starts, ends = _spans(block, [tx.wire for tx, _ in transactions])
+    receipt_ends = list(accumulate(map(len, encoded)))
+    ids = [tx.id for tx, _ in transactions]
+    ran = [receipt.gas_used > 0 for _, receipt in transactions]
+    return b"".join(map(_ENTRY.pack, ids, ran, starts, ends, [0, *receipt_ends], receipt_ends)), b"".join(
+        encoded
+    )
+
+
+def _spans(block: bytes, wires: Sequence[bytes]) -> tuple[list[int], list[int]]:
+    """Where transactions begin and end that follow one another in a block. Raises `ValueError`.
+
+    Nearly always there is as much between any two of them as between the first two.
+    """
+    if len(wires) < 2:
+        return _spans_one_by_one(block, wires)
+    lengths = list(map(len, wires))
+    first = block.index(wires[0])
+    gap = block.index(wires[1], first + lengths[0]) - first - lengths[0]
+    ends = list(map(add, accumulate(lengths), count(first, gap)))
+    starts = list(map(sub, ends, lengths))
+    return (starts, ends) if all(map(block.startswith, wires, starts)) else _spans_one_by_one(block, wires)
+
+
+def _spans_one_by_one(block: bytes, wires: Sequence[bytes]) -> tuple[list[int], list[int]]:
+    starts: list[int] = []
+    ends: list[int] = []
+    end = gap = 0
+    for wire in wires:
         # Nearly always it follows as the one before followed its own; never a later place than the first: the same
         # bytes may come twice, and the second of them would not be found any more.
         start = block.find(wire, end, end + gap + len(wire))
         if start < 0:
             start = block.index(wire, end)
         gap = start - end
-        end, receipt_start = start + len(wire), receipt_end
-        receipt_end += len(data)
-        entries.append(_ENTRY.pack(tx.id, receipt.gas_used > 0, start, end, receipt_start, receipt_end))
-    return b"".join(entries), b"".join(encoded)
+        end = start + len(wire)
+        starts.append(start)
+        ends.append(end)
+    return starts, ends
 
 
 def ids_of(entries: bytes) -> list[Bytes32]:
