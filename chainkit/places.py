@@ -87,11 +87,17 @@ class Places:
         """The heights at which an id stands, and whether it ran there: where it did first, then from the newest on."""
         places = _places(self._loaded().get(tx_id, b""))
         if not any(place & _RAN for place in places):  # it runs once, and older places count for less
-            places += self._on_disk(self._salted(tx_id))
+            places += self._on_disk(*self._salted([tx_id]))
         return [(place & ~_RAN, place & _RAN > 0) for place in sorted(places, reverse=True)]
 
-    def _salted(self, tx_id: Bytes32) -> bytes:
-        return sha256(self._salt + tx_id).digest()[:_PREFIX]
+    def _salted(self, tx_ids: Iterable[Bytes32]) -> list[bytes]:
+        """What stands for each id on disk."""
+        begun, prefixes = sha256(self._salt).copy, []
+        for tx_id in tx_ids:
+            hashing = begun()
+            hashing.update(tx_id)
+            prefixes.append(hashing.digest()[:_PREFIX])
+        return prefixes
 
     def _on_disk(self, prefix: bytes) -> Iterator[int]:
         number = prefix[0] % SLICES
@@ -122,11 +128,11 @@ class Places:
             self._salt = os.urandom(_PREFIX)
             self._set_meta(SALT_KEY, self._salt)
         slices: list[list[bytes]] = [[] for _ in range(SLICES)]
-        for tx_id, places in newest.items():
-            prefix = self._salted(tx_id)
-            entries = slices[prefix[0] % SLICES]
-            for at in range(0, len(places), _PLACE):
-                entries.append(prefix + places[at : at + _PLACE])
+        for prefix, places in zip(self._salted(newest), newest.values(), strict=True):
+            if len(places) == _PLACE:
+                slices[prefix[0] % SLICES].append(prefix + places)
+            else:
+                slices[prefix[0] % SLICES] += [prefix + place for place in _split(places, _PLACE)]
         rows = [row for number, entries in enumerate(slices) for row in self._rows_of(number, entries)]
         self._write("INSERT INTO places VALUES (?, ?)", rows)
         self._portions += 1
@@ -158,10 +164,13 @@ class Places:
 
 
 def _add(newest: dict[Bytes32, bytes], height: int, tx_ids: Sequence[Bytes32], ran: bytes) -> None:
-    new = dict.fromkeys(tx_ids, height.to_bytes(_PLACE, "big"))
-    new.update(dict.fromkeys(compress(tx_ids, ran), (height | _RAN).to_bytes(_PLACE, "big")))
-    for again in new.keys() & newest.keys():
-        new[again] += newest[again]
+    here, ran_here = height.to_bytes(_PLACE, "big"), (height | _RAN).to_bytes(_PLACE, "big")
+    new = dict.fromkeys(tx_ids, here if 0 in ran else ran_here)
+    if 0 in ran:
+        new.update(dict.fromkeys(compress(tx_ids, ran), ran_here))
+    if not newest.keys().isdisjoint(new.keys()):
+        for again in new.keys() & newest.keys():
+            new[again] += newest[again]
     newest.update(new)
 
 
