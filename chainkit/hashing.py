@@ -10,6 +10,7 @@ Two kinds of domain live side by side and cannot meet: Merkle hashes start with 
 What makes it fast: the prefix of a tag is hashed once (`_begun`), and what goes on from there is a copy.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -37,6 +38,16 @@ def tagged_hash(tag: str, data: bytes) -> bytes:
     hashing = _begun(tag).copy()
     hashing.update(data)
     return hashing.digest()
+
+
+def tagged_hashes(tag: str, items: Iterable[bytes]) -> list[bytes]:
+    """`tagged_hash` of each, for less."""
+    begin, hashes = _begun(tag).copy, []
+    for item in items:
+        hashing = begin()
+        hashing.update(item)
+        hashes.append(hashing.digest())
+    return hashes
 
 
 @lru_cache(maxsize=64)

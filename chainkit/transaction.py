@@ -28,7 +28,7 @@ from chainkit.codec import (
     from_json,
     to_json,
 )
-from chainkit.hashing import tagged_hash
+from chainkit.hashing import tagged_hash, tagged_hashes
 from chainkit.keys import KeyPair, verify, verify_many
 
 MAX_TRANSACTION_BYTES = 512 * 1024
@@ -74,7 +74,8 @@ class _Wire(Record, frozen=True):
     signature: Signature
 
 
-_SIGNATURE_SUFFIX = 2 + 64  # MessagePack bin8 header and the signature
+_SIGNATURE_HEAD = b"\xc4\x40"
+_SIGNATURE_SUFFIX = len(_SIGNATURE_HEAD) + 64  # MessagePack bin8 header and the signature
 
 
 def transaction_id(body_bytes: bytes) -> Bytes32:
@@ -114,6 +115,17 @@ class SignedTransaction(msgspec.Struct, gc=False, eq=False):
         body = Body(w.chain_id, w.sender, w.nonce, w.gas_limit, w.max_fee_per_gas, w.tip_per_gas, w.action)
         # The body's array is the wire's array one element shorter: no second encoding is needed.
         return cls(body, w.signature, wire, transaction_id(b"\x97" + wire[1:-_SIGNATURE_SUFFIX]))
+
+    @classmethod
+    def assemble(cls, bodies: Sequence[Body], signatures: Sequence[bytes]) -> list["SignedTransaction"]:
+        """What `decode` makes of each body with its signature, if all fields are in range: the caller knows that."""
+        encoded = list(map(encode, bodies))
+        wires = [
+            b"\x98" + body[1:] + _SIGNATURE_HEAD + signature
+            for body, signature in zip(encoded, signatures, strict=True)
+        ]
+        ids = tagged_hashes("transaction", encoded)
+        return list(map(cls, bodies, signatures, wires, ids))
 
     @classmethod
     def sign(cls, body: Body, key: KeyPair) -> "SignedTransaction":

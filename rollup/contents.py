@@ -11,24 +11,27 @@ dispute comes down to that one step; then whoever proves it opens them against t
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Protocol
+from itertools import accumulate, islice
+from typing import Final, Protocol
 
-from chainkit.codec import Address, Bytes32, decode, encode
-from chainkit.hashing import tagged_hash
+from chainkit.codec import Address, Bytes32, CodecError, decode, encode
+from chainkit.hashing import tagged_hash, tagged_hashes
 from chainkit.merkle_list import list_proof
 from chainkit.transaction import SignedTransaction
 from rollup.batch import BatchBlock, decode_batch, encode_batch
 from rollup.directory import Directory
-from rollup.packing import NONE_DECODED, Packed, PackedBlock, numbers_of, pack, unpack, unpack_batch
+from rollup.packing import NONE_DECODED, Packed, PackedBlock, Unpacked, numbers_of, pack, unpack_batch
 from rollup.packing import VERSION as PACKED
 from rollup.stf import BeginBlock, Step, Transact, step_hash
+
+PACKED_STEP: Final = "packed-step"
 
 
 class Addresses(Protocol):
     """A directory, as far as unpacking needs one."""
 
-    def __getitem__(self, number: int, /) -> Address:
-        """The address with a number. Raises `IndexError`."""
+    def at(self, numbers: Sequence[int], /) -> list[Address]:
+        """The addresses with these numbers. Raises `IndexError`."""
 
 
 class Extended:
@@ -37,9 +40,12 @@ class Extended:
     def __init__(self, directory: Directory, fresh: Sequence[Address]) -> None:
         self._directory, self._fresh = directory, fresh
 
-    def __getitem__(self, number: int, /) -> Address:
+    def at(self, numbers: Sequence[int], /) -> list[Address]:
+        """The addresses with these numbers. Raises `IndexError`."""
         known = len(self._directory)
-        return self._directory[number] if number < known else self._fresh[number - known]
+        if max(numbers, default=0) < known:
+            return self._directory.at(numbers)
+        return [self._directory[n] if n < known else self._fresh[n - known] for n in numbers]
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Contents:
     """``transactions`` are those of all blocks, in order: wire bytes, or packed. ``addresses`` go to the directory."""
 
     blocks: Sequence[PackedBlock]
-    transactions: Sequence[bytes | Packed]
+    transactions: Sequence[bytes] | Unpacked
     addresses: Sequence[Address]
 
     @property
@@ -56,31 +62,57 @@ class Contents:
         return sum(1 + block.inbox_count for block in self.blocks) + len(self.transactions)
 
     @cached_property
-    def committed(self) -> list[bytes]:
+    def committed(self) -> Sequence[bytes]:
         """The bytes that are hashed for each transaction: its wire, or its packed form."""
-        return [tx if isinstance(tx, bytes) else encode(tx) for tx in self.transactions]
+        transactions = self.transactions
+        return transactions.committed() if isinstance(transactions, Unpacked) else transactions
 
     @cached_property
     def leaves(self) -> list[Bytes32]:
         """What the contract commits to for each transaction."""
-        pairs = zip(self.transactions, self.committed, strict=True)
-        return [step_hash(Transact(tx)) if isinstance(tx, bytes) else packed_hash(data) for tx, data in pairs]
+        if isinstance(self.transactions, Unpacked):
+            return tagged_hashes(PACKED_STEP, self.committed)
+        return [step_hash(Transact(wire)) for wire in self.transactions]
 
     def wires(self, directory: Addresses, chain_id: int) -> list[BatchBlock]:
         """The blocks with their transactions' wire bytes; ``directory`` has the batch's own addresses already."""
-        wires = (
-            tx if isinstance(tx, bytes) else unpack(tx, chain_id, directory.__getitem__)
-            for tx in self.transactions
-        )
+        transactions = self.transactions
+        if isinstance(transactions, Unpacked):
+            transactions = transactions.wires(chain_id, directory.at)
+        return self._in_blocks(transactions)
+
+    def read(
+        self, directory: Addresses, chain_id: int, limit: int
+    ) -> tuple[list[BatchBlock], list[SignedTransaction | None]]:
+        """`wires`, and beside them all transactions decoded, None for what is none or has over ``limit`` bytes."""
+        transactions = self.transactions
+        if isinstance(transactions, Unpacked):
+            transfers = transactions.transfers(chain_id, directory.at)
+            if transfers is not None:
+                wires = [tx.wire for tx in transfers]
+                return self._in_blocks(wires), [tx if len(tx.wire) <= limit else None for tx in transfers]
+        blocks = self.wires(directory, chain_id)
+        return blocks, [_decoded(wire, limit) for block in blocks for wire in block.transactions]
+
+    def _in_blocks(self, wires: Sequence[bytes]) -> list[BatchBlock]:
+        """``wires`` are those of all blocks."""
+        ends = accumulate(block.transactions for block in self.blocks)
         return [
-            BatchBlock(b.time, b.inbox_count, [next(wires) for _ in range(b.transactions)])
-            for b in self.blocks
+            BatchBlock(b.time, b.inbox_count, list(wires[end - b.transactions : end]))
+            for b, end in zip(self.blocks, ends, strict=True)
         ]
+
+
+def _decoded(wire: bytes, limit: int) -> SignedTransaction | None:
+    try:
+        return SignedTransaction.decode(wire, limit=limit)
+    except CodecError:
+        return None
 
 
 def packed_hash(data: bytes) -> Bytes32:
     """The hash of a packed transaction's canonical bytes."""
-    return tagged_hash("packed-step", data)
+    return tagged_hash(PACKED_STEP, data)
 
 
 @lru_cache(maxsize=2)
@@ -124,7 +156,7 @@ def step_hashes(
         for _ in range(block.inbox_count):
             hashes.append(inbox(cursor))
             cursor += 1
-        hashes.extend(next(leaves) for _ in range(block.transactions))
+        hashes.extend(islice(leaves, block.transactions))
     return hashes
 
 
@@ -145,8 +177,7 @@ class CommittedSteps(Sequence[Bytes32]):
         """``directory`` has the batch's own addresses already (and may grow later)."""
         self._blocks = contents.blocks
         # Packed transactions as bytes: as objects they take four times the memory, and a batch is kept for its window.
-        plain = not contents.transactions or isinstance(contents.transactions[0], bytes)
-        self._packed = () if plain else tuple(contents.committed)
+        self._packed = tuple(contents.committed) if isinstance(contents.transactions, Unpacked) else ()
         self._hashes = tuple(hashes)
         self._directory = directory
         self._count = len(directory)

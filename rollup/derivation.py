@@ -11,7 +11,8 @@ To restart, replay the stored L1 blocks (those without bridge transactions may b
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from itertools import islice, repeat
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -49,8 +50,8 @@ from rollup.derived import (
     without_steps,
 )
 from rollup.directory import Directory
-from rollup.reading import DerivationError, L1Transaction, ReadAhead, batch_data, read_batch
-from rollup.stf import Deposit, Forced, Step, Transact, step_hash
+from rollup.reading import DerivationError, L1Transaction, Read, ReadAhead, batch_data, read_batch
+from rollup.stf import Deposit, Forced, Step, step_hash
 
 __all__ = [
     "BatchDerived",
@@ -78,6 +79,14 @@ MAX_REMEMBERED = 16
 
 class StaleResume(DerivationError):  # noqa: N818 - it names what is stale
     """What an earlier run left is not what L1 made final: derive again without it."""
+
+
+class _Body(NamedTuple):
+    """What a block runs after its beginning; ``known`` are the steps' transactions as far as they are decoded."""
+
+    time: int
+    steps: list[Step]
+    known: list[SignedTransaction | None]
 
 
 _EVENT_TYPES: dict[str, type[Record]] = {kind.__name__: kind for kind in abi.EVENTS}
@@ -312,14 +321,17 @@ class Derivation:
         if parent is None or record.parent != self.head:
             raise DerivationError(f"batch {record.index} extends batch {record.parent}, head is {self.head}")
         data = batch_data(tx, self.bridge)
-        contents, read = self._read.batch(data) or (read_batch(data, len(self.directory)), None)
+        read = self._read.batch(data)
+        contents = read_batch(data, len(self.directory)) if read is None else read.contents
         self.directory.append(contents.addresses)
         if (record.addresses, record.addresses_root) != (len(self.directory), self.directory.frontier.root()):
             raise DerivationError(f"the addresses of batch {record.index} are not those that L1 committed to")
         if self.resume is not None and record.index <= self.resume.batch:
             return self._take_up(self.resume, record, parent, height, tx.id)
-        blocks = self._packed.pop(data, None) or read or contents.wires(self.directory, self.rules.chain_id)
-        l2_blocks = self._execute(parent.end, blocks, record)
+        own = self._packed.pop(data, None)
+        if own is not None or read is None:
+            read = Read(contents, own or contents.wires(self.directory, self.rules.chain_id))
+        l2_blocks = self._execute(parent.end, read, record)
         end = l2_blocks[-1]
         hashes = step_hashes(
             contents, record.first_block, record.inbox_from, lambda i: self.inbox[i].step_hash
@@ -330,7 +342,7 @@ class Derivation:
             record=record,
             start=parent.end,
             end=end,
-            blocks=tuple(blocks),
+            blocks=tuple(read.blocks),
             l2_blocks=tuple(l2_blocks),
             step_hashes=CommittedSteps(contents, hashes, self.directory),
             computed_root=end.tree.root,
@@ -372,40 +384,47 @@ class Derivation:
             )
         )
 
-    def _execute(self, parent: L2Block, blocks: Sequence[BatchBlock], record: abi.Batch) -> list[L2Block]:
-        cursor, bodies = record.inbox_from, []
-        for block in blocks:
-            messages = [message.step for message in self.inbox[cursor : cursor + block.inbox_count]]
-            cursor += block.inbox_count
-            bodies.append(block_steps(messages, block.transactions))
-        if cursor != record.inbox_to or cursor > len(self.inbox):
-            raise DerivationError(f"batch {record.index} takes in inbox messages that are not there")
+    def _execute(self, parent: L2Block, read: Read, record: abi.Batch) -> list[L2Block]:
+        bodies = self._bodies(read, record)
         executed: list[L2Block] = []
-        for block, body in zip(blocks, bodies, strict=True):  # those in front that this node made itself
+        for body in bodies:  # those in front that this node made itself
             own = None if self.made is None else self.made(parent.header.height + 1)
-            if own is None or not own.is_outcome_of(parent, block.time, body):
+            if own is None or not own.is_outcome_of(parent, body.time, body.steps):
                 break
             executed.append(own)
             parent = own
         rest = bodies[len(executed) :]
-        decoded = iter(self._checked([step for body in rest for step in body]))
-        for block, body in zip(blocks[len(executed) :], rest, strict=True):
-            transactions = [next(decoded) for _ in body]
+        for body, transactions in zip(rest, self._checked(rest), strict=True):
             known = self._at_hand.known(parent.tree, {})
-            made = execute_block(self.rules, parent, block.time, body, transactions, known)
+            made = execute_block(self.rules, parent, body.time, body.steps, transactions, known)
             self._at_hand.move(parent.tree, made.tree, made.changes)
             executed.append(made)
             parent = made
         return executed
 
-    def _checked(self, steps: Sequence[Step]) -> list[SignedTransaction | None]:
+    def _bodies(self, read: Read, record: abi.Batch) -> list["_Body"]:
+        """What its blocks run: the inbox messages that each takes in, then its transactions."""
+        cursor, bodies = record.inbox_from, []
+        decoded = repeat(None) if read.transactions is None else iter(read.transactions)
+        for block in read.blocks:
+            messages = [message.step for message in self.inbox[cursor : cursor + block.inbox_count]]
+            cursor += block.inbox_count
+            known = [*repeat(None, len(messages)), *islice(decoded, len(block.transactions))]
+            bodies.append(_Body(block.time, block_steps(messages, block.transactions), known))
+        if cursor != record.inbox_to or cursor > len(self.inbox):
+            raise DerivationError(f"batch {record.index} takes in inbox messages that are not there")
+        return bodies
+
+    def _checked(self, bodies: Sequence["_Body"]) -> list[list[SignedTransaction | None]]:
         """Each step's transaction, its signature checked; those that `prepare` gave out are taken as they came back."""
         decoded = [
-            (self._read.transaction(step.transaction) if isinstance(step, Transact) else None)
-            or decode_transaction(self.rules, step)
-            for step in steps
+            [
+                tx or decode_transaction(self.rules, step)
+                for step, tx in zip(body.steps, body.known, strict=True)
+            ]
+            for body in bodies
         ]
-        verify_signatures([tx for tx in decoded if tx is not None], self.executor)
+        verify_signatures([tx for body in decoded for tx in body if tx is not None], self.executor)
         return decoded
 
     def _revert(self, event: abi.BatchReverted, height: int) -> list[DerivationEvent]:

@@ -44,6 +44,13 @@ class Directory:
             raise IndexError(f"no address {number} in a directory of {len(self)}")
         return bytes(self._data[SIZE * number : SIZE * (number + 1)])
 
+    def at(self, numbers: Sequence[int]) -> list[Address]:
+        """The addresses with these numbers. Raises `IndexError`."""
+        if numbers and not 0 <= min(numbers) <= max(numbers) < len(self):
+            raise IndexError(f"an address beyond a directory of {len(self)}")
+        data = memoryview(self._data)
+        return [bytes(data[start : start + SIZE]) for start in map(SIZE.__mul__, numbers)]
+
     def append(self, addresses: Sequence[Address]) -> None:
         """Give the next numbers to these addresses."""
         if self._numbers is not None:

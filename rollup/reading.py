@@ -14,10 +14,8 @@ from chainkit.codec import Address, CodecError, decode
 from chainkit.execution import Receipt, Rules
 from chainkit.transaction import Call, SignedTransaction
 from rollup.batch import BatchBlock, BatchError
-from rollup.block import decode_transaction
 from rollup.contents import Contents, Extended, read_contents
 from rollup.directory import Directory
-from rollup.stf import Transact
 
 L1Transaction = tuple[SignedTransaction, Receipt]
 
@@ -51,14 +49,23 @@ def read_batch(data: bytes, addresses: int) -> Contents:
         raise DerivationError(f"L1 accepted a malformed batch: {error}") from None
 
 
+@dataclass(frozen=True)
+class Read:
+    """A batch that was read. ``transactions`` are those of all ``blocks``, in order: None for what is none. If
+    they are None altogether, nobody has decoded them."""
+
+    contents: Contents
+    blocks: Sequence[BatchBlock]
+    transactions: Sequence[SignedTransaction | None] | None = None
+
+
 @dataclass
 class _Block:
     """What was read of an L1 block. ``batches``: by their data and how many addresses there were before them."""
 
     height: int
     addresses: list[Address] = field(default_factory=list)
-    batches: dict[tuple[bytes, int], tuple[Contents, list[BatchBlock]]] = field(default_factory=dict)
-    transactions: dict[bytes, SignedTransaction] = field(default_factory=dict)
+    batches: dict[tuple[bytes, int], Read] = field(default_factory=dict)
 
 
 class ReadAhead:
@@ -84,7 +91,8 @@ class ReadAhead:
                     self._read(block, batch_data(tx, self._bridge))
                 except DerivationError:
                     break  # whoever applies the block says so
-        return list(block.transactions.values())
+        decoded = [batch.transactions or () for batch in block.batches.values()]
+        return [tx for transactions in decoded for tx in transactions if tx is not None]
 
     def _read(self, block: _Block, data: bytes) -> None:
         fresh = [address for each in self._blocks for address in each.addresses]
@@ -92,20 +100,12 @@ class ReadAhead:
         contents = read_batch(data, before)
         block.addresses += contents.addresses
         known = Extended(self._directory, [*fresh, *contents.addresses])
-        blocks = contents.wires(known, self._rules.chain_id)
-        block.batches[data, before] = contents, blocks
-        for wire in [wire for each in blocks for wire in each.transactions]:
-            decoded = decode_transaction(self._rules, Transact(wire))
-            if decoded is not None:
-                block.transactions[wire] = decoded
+        limit = self._rules.fees.max_transaction_bytes
+        block.batches[data, before] = Read(contents, *contents.read(known, self._rules.chain_id, limit))
 
-    def batch(self, data: bytes) -> tuple[Contents, list[BatchBlock]] | None:
-        """The next batch of the block that is being applied, its blocks beside it; None if it was not read before."""
+    def batch(self, data: bytes) -> Read | None:
+        """The next batch of the block that is being applied; None if it was not read before."""
         return self._blocks[0].batches.get((data, len(self._directory))) if self._blocks else None
-
-    def transaction(self, wire: bytes) -> SignedTransaction | None:
-        """A transaction in the block that is being applied; None if it was not read before."""
-        return self._blocks[0].transactions.get(wire) if self._blocks else None
 
     def forget(self, height: int) -> None:
         """The L1 blocks up to a height are applied."""

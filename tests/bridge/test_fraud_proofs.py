@@ -191,7 +191,7 @@ def test_a_packed_step_is_opened_with_the_addresses_of_its_numbers_and_no_others
     ):
         _refused_without_waiting(world, "bad_proof", replace(good, addresses=shown))
     plain = encode(Transact(l2_transfer("alice", 0, "bob", 1)))
-    for step in (plain, encode(posted.contents.transactions[1]), good.step[:-1] + b"\0"):
+    for step in (plain, posted.contents.committed[1], good.step[:-1] + b"\0"):
         _refused_without_waiting(world, "bad_proof", replace(good, step=step))
         _refused_without_waiting(world, "bad_proof", replace(good, step=step, addresses=[]))
     world.ok("judy", "prove", good)

@@ -18,6 +18,7 @@ from rollup.batch import BatchBlock, encode_batch
 from rollup.block import L2Block
 from rollup.contents import Contents
 from rollup.faults import Fault
+from rollup.reading import Read
 
 Check = Callable[[], bool]
 
@@ -449,7 +450,7 @@ def stranger(stack: Stack, wires: list[bytes], *, lie: bool = False, inbox: int 
     probe.catch_up()
     made = probe.node.derivation._execute(
         parent.end,
-        blocks,
+        Read(Contents([], [], []), blocks),
         replace(parent.record, inbox_from=parent.record.inbox_to, inbox_to=parent.record.inbox_to + inbox),
     )
     probe.close()

@@ -14,7 +14,7 @@ from chainkit.codec import MAX_AMOUNT, decode, encode
 from chainkit.keys import KeyPair
 from chainkit.merkle_list import list_root, verify_list_proof
 from chainkit.transaction import Body, Call, SignedTransaction, Transfer
-from rollup.batch import MAX_BATCH_BYTES, MAX_BLOCKS, BatchBlock, BatchError
+from rollup.batch import MAX_BATCH_BYTES, MAX_BLOCKS, BatchBlock, BatchError, encode_batch
 from rollup.contents import CommittedSteps, Contents, open_step, packed_hash, read_contents, step_hashes
 from rollup.contents import write_contents as write
 from rollup.directory import Directory
@@ -25,6 +25,7 @@ from rollup.packing import (
     PackedBlock,
     PackedCall,
     PackedTransfer,
+    Unpacked,
     _column,
     _Columns,
     _values,
@@ -116,6 +117,26 @@ def test_a_directory_that_grew_meanwhile_shifts_only_the_new_numbers(
     """Whoever packs may have seen an older directory: a batch that is reverted later leaves its addresses there."""
     data = write(blocks, CHAIN, directory_of(*known))
     assert unpacked(data, directory_of(*known, *others)) == blocks
+
+
+@settings(max_examples=100, deadline=None)
+@given(blocks_strategy, st.sampled_from([0, 140, 160, 1 << 20]), st.booleans())
+def test_what_is_read_in_columns_is_what_decoding_one_by_one_gives(
+    blocks: list[BatchBlock], limit: int, plain: bool
+) -> None:
+    contents = read_contents(encode_batch(blocks) if plain else write(blocks, CHAIN, Directory()), 0)
+    read, transactions = contents.read(directory_of(*contents.addresses), CHAIN, limit)
+    assert read == blocks
+    for wire, found in zip([w for block in blocks for w in block.transactions], transactions, strict=True):
+        if len(wire) > limit:
+            assert found is None
+        else:
+            tx = SignedTransaction.decode(wire)
+            assert found is not None
+            assert (found.wire, found.id, found.body, found.signature) == (wire, tx.id, tx.body, tx.signature)
+    if isinstance(contents.transactions, Unpacked):
+        assert contents.committed == [encode(packed) for packed in contents.transactions.packed()]
+        assert contents.leaves == [packed_hash(data) for data in contents.committed]
 
 
 def test_what_is_not_a_transaction_of_the_chain_is_posted_in_full() -> None:
@@ -274,7 +295,8 @@ def test_a_bomb_is_refused_in_bounded_memory(plain: bytes) -> None:
 
 def test_the_contract_commits_to_numbers_and_nonces_spelled_out() -> None:
     contents = read_contents(PACKED, 0)
-    first, second, third = contents.transactions
+    assert isinstance(contents.transactions, Unpacked)
+    first, second, third = contents.transactions.packed()
     assert isinstance(first, PackedTransfer)
     assert (first.sender, first.nonce, first.to) == (0, 7, 1)
     assert isinstance(second, PackedTransfer)
@@ -306,12 +328,14 @@ def test_every_step_opens_under_the_two_roots_also_when_the_directory_has_grown(
     assert root == list_root([directory[i] for i in range(count)])
     directory.append(ADDRESSES[6:])
     wires = iter([wire for block in BLOCKS for wire in block.transactions])
+    assert isinstance(contents.transactions, Unpacked)
+    posted = list(contents.transactions.packed())
     for index in (2, 3, 5):
         shown = open_step(steps, index, Transact(next(wires)))
-        packed = contents.transactions[{2: 0, 3: 1, 5: 2}[index]]
+        packed = posted[{2: 0, 3: 1, 5: 2}[index]]
         assert shown.step == encode(packed)
         verify_list_proof(list_root(steps), index, len(steps), packed_hash(shown.step), shown.proof)
-        assert not isinstance(packed, (bytes, PackedCall))
+        assert not isinstance(packed, PackedCall)
         for number, (address, proof) in zip(numbers_of(packed), shown.addresses, strict=True):
             verify_list_proof(root, number, count, address, proof)
     for index, step in ((0, BeginBlock(9, 5)), (4, BeginBlock(10, 6))):

@@ -55,10 +55,19 @@ from layerlab.archive import MANIFEST, read_manifest
 from layerlab.config import DevnetConfig, DevnetError, demo_config
 from rollup.batch import BatchBlock, BatchError, decode_batch, encode_batch
 from rollup.contents import read_contents
-from rollup.directory import Frontier
+from rollup.directory import Directory, Frontier
 from rollup.faults import fault_from_json
 from rollup.messenger import WithdrawArgs
-from rollup.packing import SIGNATURE_BYTES, PackedCall, PackedTransfer, _Columns, _inflate, pack, unpack_batch
+from rollup.packing import (
+    SIGNATURE_BYTES,
+    PackedCall,
+    PackedTransfer,
+    Unpacked,
+    _Columns,
+    _inflate,
+    pack,
+    unpack_batch,
+)
 from rollup.receipt import BlockPromise, BlockReceipts, SequencerReceipt
 from rollup.stf import Step, decode_step, prove_step
 
@@ -228,12 +237,13 @@ def batch(data: bytes) -> bool:
         return False
     finally:
         read_contents.cache_clear()
-    directory = [bytes(32)] * known + list(contents.addresses)
+    directory = Directory()
+    directory.append([bytes(32)] * known + list(contents.addresses))
     wires = contents.wires(directory, L2_CHAIN)
     assert (
         sum(len(block.transactions) for block in wires) == len(contents.transactions) == len(contents.leaves)
     )
-    if isinstance(contents.transactions[0] if contents.transactions else b"", bytes):
+    if not isinstance(contents.transactions, Unpacked):
         assert decode_batch(encode_batch(wires)) == wires
     assert contents.steps >= len(wires)
     return True
@@ -623,7 +633,7 @@ DECODERS = (
         "packed-transaction",
         "a packed transaction as a dispute shows it",
         canonical(PackedTransfer | PackedCall),
-        lambda: [encode(tx) for tx in unpack_batch(_packed(), 0)[1]],
+        lambda: unpack_batch(_packed(), 0)[1].committed(),
     ),
     Target("state-proof", "a Merkle proof, and the witness made of it", proof, _proofs),
     Target("step-witness", "a step over its witness (dispute, last move)", witness, _witnesses),
