@@ -75,17 +75,17 @@ class L2Block:
         disk: a block stays in memory for minutes, and its bytes need not."""
         if self.encoded:
             return self.encoded.pop()
-        return Encoded([encode(step) for step in self.steps], [encode(receipt) for receipt in self.receipts])
+        return Encoded(list(map(encode, self.steps)), list(map(encode, self.receipts)))
 
     @cached_property
     def inbox_count(self) -> int:
         """How many inbox messages the block takes in."""
-        return sum(isinstance(step, (Deposit, Forced)) for step in self.steps)
+        return len(self.steps) - list(map(type, self.steps)).count(Transact)
 
     @cached_property
     def transaction_bytes(self) -> int:
         """Bytes of its transactions."""
-        return sum(len(tx.wire) for tx in self.transactions if tx is not None)
+        return sum([len(tx.wire) for tx in self.transactions if tx is not None])
 
     @property
     def all_steps(self) -> list[Step]:
@@ -174,7 +174,7 @@ class BlockBuilder:
         self._transfers.flush()
         env = environment(state)
         tree, changes = state.commit_changes()
-        encoded = Encoded([encode(step) for step in self._steps], [encode(r) for r in self._receipts])
+        encoded = Encoded(list(map(encode, self._steps)), list(map(encode, self._receipts)))
         header = Header(
             chain_id=rules.chain_id,
             height=self.height,

@@ -41,8 +41,9 @@ class LocalChain:
         self.base_cursor = 0
         self.recent: list[L2Block] = []
         self.unflushed: L2Block | None = None
-        self._bytes_of = (b"", 0)
-        self._bytes = 0
+        # Of the first blocks of `recent`, of the very list: how many they are, their messages, their bytes.
+        self._counted: list[L2Block] = self.recent
+        self._counts = (0, 0, 0)
         self._view_of: L2Block | None = None
         self._view = State(Tree.EMPTY)
         self._at_hand = AtHand(MAX_AT_HAND)
@@ -85,15 +86,23 @@ class LocalChain:
     @property
     def cursor(self) -> int:
         """The inbox index after the head."""
-        return self.base_cursor + sum(block.inbox_count for block in self.recent)
+        return self.base_cursor + self._count()[0]
 
     @property
     def transaction_bytes(self) -> int:
         """Bytes of the transactions above the base."""
-        key = (self.head.hash, len(self.recent))
-        if self._bytes_of != key:
-            self._bytes_of, self._bytes = key, sum(block.transaction_bytes for block in self.recent)
-        return self._bytes
+        return self._count()[1]
+
+    def _count(self) -> tuple[int, int]:
+        """Inbox messages and transaction bytes of the blocks above the base: asked many times a block, so that each
+        block is counted once. Only `append` changes the list in place; whatever else happens makes a new one."""
+        counted, messages, size = self._counts if self._counted is self.recent else (0, 0, 0)
+        if counted != len(self.recent):
+            for block in self.recent[counted:]:
+                messages += block.inbox_count
+                size += block.transaction_bytes
+        self._counted, self._counts = self.recent, (len(self.recent), messages, size)
+        return messages, size
 
     @property
     def view(self) -> State:
@@ -220,6 +229,12 @@ class LocalChain:
             )
         wire = encode(Block(block.header, encoded.steps))
         self.store.put_block(wire, height, block.hash, promise, pairs, receipts)
+        if block.inbox_count:
+            self._tell_of_messages(block)
+        self.events.append_receipts(self.rules.contracts, block.receipts, height)
+
+    def _tell_of_messages(self, block: L2Block) -> None:
+        height = block.header.height
         for step, receipt in zip(block.steps, block.receipts, strict=True):
             if isinstance(step, Deposit):
                 data = {
@@ -236,7 +251,6 @@ class LocalChain:
                 self.events.append(
                     "ForcedTransactionExecuted", data, height=height, source="rollup", tx_id=receipt.tx_id
                 )
-        self.events.append_receipts(self.rules.contracts, block.receipts, height)
 
 
 def _is_honest(block: L2Block) -> bool:
