@@ -74,7 +74,8 @@ CREATE TABLE events (
 """
 
     def __init__(self, path: Path, *, genesis_hash: bytes, role: str) -> None:
-        # The last event that is surely on disk, while that is not the last one.
+        # The last event, if it is known, and the last that is surely on disk, while that is not the same.
+        self._last_seq: int | None = None
         self._shown_seq: int | None = None
         self._states = StoredState(self._run, self._write, self.get_meta, self.set_meta)
         self._places = Places(self._run, self._write, self.get_meta, self.set_meta)
@@ -91,6 +92,7 @@ CREATE TABLE events (
             self._shown_seq = self.last_seq()
 
     def _undone(self) -> None:
+        self._last_seq = None
         self._places.forget()
 
     # --- the state ---
@@ -141,14 +143,14 @@ CREATE TABLE events (
         """
         pairs = list(transactions)
         with self.transaction():
-            self._write(
+            self._run(
                 "INSERT INTO blocks (height, hash, certificate, block) VALUES (?, ?, ?, ?)",
-                [(height, block_hash, certificate, block)],
+                (height, block_hash, certificate, block),
             )
             if pairs:
                 entries, encoded = pack(block, pairs, receipts)
                 self._places.add(height, [tx.id for tx, _ in pairs], ran_of(entries))
-                self._write("INSERT INTO transactions VALUES (?, ?, ?)", [(height, entries, encoded)])
+                self._run("INSERT INTO transactions VALUES (?, ?, ?)", (height, entries, encoded))
 
     def remove_blocks_above(self, height: int) -> None:
         """Drop the blocks after ``height`` and their transactions (a rollup reverts). Events stay."""
@@ -229,7 +231,8 @@ CREATE TABLE events (
                 "INSERT INTO events (height, source, name, data, tx_id) VALUES (?, ?, ?, ?, ?)",
                 (height, source, name, text, tx_id),
             )
-        return int(cursor.lastrowid or 0)
+            self._last_seq = int(cursor.lastrowid or 0)
+            return self._last_seq
 
     def events_from(self, seq: int, limit: int) -> list[StoredEvent]:
         """At most ``limit`` events in order, from number ``seq`` on."""
@@ -246,4 +249,6 @@ CREATE TABLE events (
         """The number of the last event; 0 if there is none."""
         if self._shown_seq is not None:
             return self._shown_seq
-        return int(self._run("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
+        if self._last_seq is None:
+            self._last_seq = int(self._run("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
+        return self._last_seq
