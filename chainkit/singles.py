@@ -58,18 +58,15 @@ class Singles:
             tx = SignedTransaction.decode(body[3:], limit=self._limit)
         except CodecError:
             return False
-        if not self._gathered:  # the first of this turn of the loop goes for all
-            asyncio.get_running_loop().call_soon(self._go)
         self._gathered.append((tx, answer))
+        if len(self._gathered) == 1:  # the first of this turn of the loop goes for all
+            task = asyncio.get_running_loop().create_task(self._offer_gathered(), name="singles")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return True
 
-    def _go(self) -> None:
+    async def _offer_gathered(self) -> None:
         gathered, self._gathered = self._gathered, []
-        task = asyncio.get_running_loop().create_task(self._offer(gathered), name="singles")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _offer(self, gathered: list[_Waiting]) -> None:
         try:
             results = await self._intake.submit([tx for tx, _ in gathered])
         except Exception as error:  # noqa: BLE001 - as for any request: the log says why, and the service goes on
