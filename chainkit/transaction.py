@@ -106,9 +106,21 @@ class SignedTransaction(msgspec.Struct, gc=False, eq=False):
     def decode_together(
         cls, wires: Sequence[bytes], *, limit: int = MAX_TRANSACTION_BYTES
     ) -> list["SignedTransaction"] | None:
-        """`decode` of each, for less; None if it would raise for any of them."""
-        read, found = cls._read, decode_together(_Wire, wires, limit=limit)
-        return None if found is None else [read(w, wire) for w, wire in zip(found, wires, strict=True)]
+        """`decode` of each, for less; None if it would raise for any of them.
+
+        What is hashed is also what is decoded: nothing is made for the wire's array, whose last element has its place.
+        """
+        if max(map(len, wires), default=0) > limit:
+            return None
+        for wire in wires:
+            if wire[:1] != b"\x98" or wire[-_SIGNATURE_SUFFIX:-64] != _SIGNATURE_HEAD:
+                return None
+        encoded = [b"\x97" + wire[1:-_SIGNATURE_SUFFIX] for wire in wires]
+        bodies = decode_together(Body, encoded, limit=limit)
+        if bodies is None:
+            return None
+        signatures = [wire[-64:] for wire in wires]
+        return list(map(cls, bodies, signatures, wires, tagged_hashes("transaction", encoded)))
 
     @classmethod
     def _read(cls, w: _Wire, wire: bytes) -> "SignedTransaction":

@@ -105,6 +105,19 @@ def test_many_wires_at_once_are_the_same_transactions() -> None:
     for bad in (b"", GOOD.wire[:-1], GOOD.wire + b"\x00", b"\xdc\x00\x08" + GOOD.wire[1:], bytes(600_000)):
         assert SignedTransaction.decode_together([*wires, bad, wires[0]]) is None
     assert SignedTransaction.decode_together(wires, limit=len(wires[-1]) - 1) is None
+    assert SignedTransaction.decode_together([]) == []
+
+
+def test_many_wires_at_once_are_refused_if_one_is_alone() -> None:
+    for place in range(len(GOOD.wire)):
+        for bit in range(8):
+            wire = bytearray(GOOD.wire)
+            wire[place] ^= 1 << bit
+            try:
+                alone = [SignedTransaction.decode(bytes(wire))]
+            except CodecError:
+                alone = None
+            assert SignedTransaction.decode_together([bytes(wire)]) == alone, (place, bit)
 
 
 def test_the_size_is_bounded_before_decoding() -> None:
