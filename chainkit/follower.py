@@ -4,10 +4,14 @@ Responsible for deciding, from certified blocks that anyone may have sent, which
 each block again, checks its leader, its votes and the finality rule. Must not know what is done with them.
 
 `FollowerCore` is pure; `Follower` is the loop that asks nodes for blocks.
+
+What makes catching up fast: a page is executed in pieces, and the last final blocks of it are handed out only when
+the next page is on its way or there. So whoever prepares what is coming (see rollup/ahead.py) never runs out of it.
 """
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from chainkit.block import (
@@ -27,6 +31,10 @@ log = logging.getLogger("layerlab.follower")
 MAX_UNFINAL = 4096
 """Executed blocks above the final one that are kept; a chain that does not finalize is not followed on."""
 PAGE = 64
+PIECE = 4
+"""Blocks of a page that are executed before final ones are handed out."""
+HELD = 8
+"""Final blocks that are not handed out while more are at hand: so far ahead it is known what comes."""
 WAIT_SECONDS = 5
 BACKOFF_SECONDS = 0.2
 MAX_BACKOFF_SECONDS = 1.0
@@ -144,11 +152,12 @@ class Follower:
         on_final: OnFinal,
         on_coming: OnComing = lambda blocks: None,
     ) -> None:
-        """``on_final`` is called with each final block, in order; ``on_coming`` before, with all that come next."""
+        """``on_final`` is called with each final block, in order; ``on_coming`` before, with those that come next."""
         self._clients = list(clients)
         self._core = core
         self._on_final = on_final
         self._on_coming = on_coming
+        self._held: deque[Pair] = deque()
         self._turn = 0
         self._idle = 0
         self._answers = 0
@@ -165,7 +174,7 @@ class Follower:
         start = self._core.tip.header.height + 1
         while True:
             try:
-                blocks = await self._fetch(start)
+                blocks = await self._fetch_meanwhile(start)
                 after = await self._take(start, blocks)
             except (ApiError, CodecError, OSError) as error:
                 log.info("no blocks from %s: %s", self.client.url, error)
@@ -173,21 +182,52 @@ class Follower:
             except FollowError as error:
                 log.warning("refused blocks from %s: %s", self.client.url, error)
                 after = start
-            start = after if after > start else await self._next_node()
+            if after <= start:
+                await self._hand_out(0)
+                after = await self._next_node()
+            start = after
+
+    async def _fetch_meanwhile(self, start: int) -> list[CertifiedBlock]:
+        """The next blocks; what is held is handed out until they are there."""
+        coming = asyncio.create_task(self._fetch(start), name="fetch-blocks")
+        try:
+            while self._held and not coming.done():
+                await asyncio.sleep(0)  # or nothing would be asked before all is handed out
+                await self._hand_out(len(self._held) - 1)
+            return await coming
+        finally:
+            coming.cancel()
+
+    async def _hand_out(self, kept: int) -> None:
+        """All final blocks but the last ``kept``."""
+        while len(self._held) > kept:
+            await self._on_final(*self._held.popleft())
 
     async def _take(self, start: int, blocks: list[CertifiedBlock]) -> int:
-        """Take blocks in and hand out the final ones; returns the height to go on from, or ``start`` if this
+        """Take blocks in and hand out final ones; returns the height to go on from, or ``start`` if this
         node has nothing more to give. Raises `FollowError` for a lie, and for a fork that this node is not on."""
         before = self._core.head_height
-        final = self._core.add(blocks)
+        found = False
+        for place in range(0, len(blocks), PIECE):
+            try:
+                final = self._core.add(blocks[place : place + PIECE])
+            except FollowError:
+                if not found:
+                    raise
+                break  # a bad block hides no good one: it is refused when it comes again
+            found = found or bool(final)
+            self._on_coming([block for block, _ in final])
+            self._held += final
+            left = len(blocks) - place - PIECE
+            if left > 0:
+                self._note_final(left)
+                await self._hand_out(HELD)
         height, head = self._core.tip.header.height, self._core.head_height
         # A full page means that there is more to come. Only checked blocks count, and only new ones: a liar moves this
-        # no further.
+        # no further, but for as long as his page takes.
         is_full = len(blocks) >= PAGE and head > before + PAGE // 2
-        self.heard_final = max(height, head - 2) + (PAGE if is_full else 0)
-        self._on_coming([block for block, _ in final])
-        for block, certificate in final:
-            await self._on_final(block, certificate)
+        self._note_final(PAGE if is_full else 0)
+        await self._hand_out(HELD if is_full else 0)
         if not blocks:
             return start
         after = min(max(blocks[-1].block.header.height, height), head) + 1
@@ -197,6 +237,10 @@ class Follower:
             if self._answers % TURN_AFTER == 0:
                 self._turn += 1  # a node that holds the newest blocks back is not asked for long
         return after
+
+    def _note_final(self, more: int) -> None:
+        """``more``: how many blocks there are at least after those that were checked."""
+        self.heard_final = max(self._core.tip.header.height, self._core.head_height - 2) + more
 
     async def _fetch(self, start: int) -> list[CertifiedBlock]:
         data = await self.client.get_bytes(

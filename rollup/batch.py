@@ -74,7 +74,7 @@ def steps_root(hashes: Sequence[Bytes32]) -> Bytes32:
     return _steps_root(tuple(hashes))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def _steps_root(hashes: tuple[Bytes32, ...]) -> Bytes32:
     """In one process the contract and derivation ask for the same batch, see `rollup.contents.read_contents`."""
     return list_root(hashes)

@@ -115,11 +115,11 @@ def packed_hash(data: bytes) -> Bytes32:
     return tagged_hash(PACKED_STEP, data)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def read_contents(data: bytes, addresses: int) -> Contents:
     """Read batch data in bounded memory, for a directory with so many ``addresses``. Raises `BatchError`.
 
-    The last two are kept: in one process the contract and derivation read the same batch.
+    The last ones are kept: in one process the contract and derivation read the same batch, some L1 blocks later.
     """
     if data[:1] == PACKED:
         return Contents(*unpack_batch(data, addresses))

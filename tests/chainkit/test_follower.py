@@ -385,6 +385,54 @@ def test_it_is_never_caught_up_in_the_middle_of_a_page(
     assert seen[-1] == (79, 79)
 
 
+def test_what_comes_next_is_known_before_its_turn(script: Script, long_chain: list[CertifiedBlock]) -> None:
+    coming: list[int] = []
+    known: dict[int, int] = {}
+
+    async def on_final(block: ExecutedBlock, _: Certificate) -> None:
+        known[block.header.height] = coming[-1]
+        if block.header.height == 79:
+            raise EndOfTestError
+
+    async def main() -> None:
+        client = FakeNode("node", serving(long_chain)).client()
+        following = Follower(
+            [client], core_of(script), on_final, lambda new: coming.extend(b.header.height for b in new)
+        )
+        with pytest.raises(EndOfTestError):
+            await following.run()
+
+    asyncio.run(main())
+    assert coming == list(range(1, 80))
+    for height in range(1, module.PAGE - 2 - module.HELD + 1):  # the first page: blocks up to 62 are final
+        assert height + module.HELD <= known[height] < height + module.HELD + module.PIECE + 1
+
+
+def test_a_node_that_hangs_holds_back_none_of_what_was_final(
+    script: Script, long_chain: list[CertifiedBlock]
+) -> None:
+    """A full page promises more; whoever follows must not wait for it with what he has."""
+    handed: list[int] = []
+
+    async def on_final(block: ExecutedBlock, _: Certificate) -> None:
+        handed.append(block.header.height)
+        if block.header.height == module.PAGE - 2:
+            raise EndOfTestError
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        if int(request.url.params["from"]) > module.PAGE:
+            await asyncio.Event().wait()
+        return httpx.Response(200, content=encode(long_chain[: module.PAGE]))
+
+    async def main() -> None:
+        client = ChainClient("http://node", transport=httpx.MockTransport(handle))
+        with pytest.raises(EndOfTestError):
+            await asyncio.wait_for(Follower([client], core_of(script), on_final).run(), timeout=60)
+
+    asyncio.run(main())
+    assert handed == list(range(1, module.PAGE - 1))
+
+
 @pytest.mark.parametrize("page", ["final", "the head", "the head and all"])
 def test_a_page_of_what_is_known_already_raises_no_hope(
     script: Script, long_chain: list[CertifiedBlock], page: str
