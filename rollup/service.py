@@ -303,7 +303,8 @@ def parser(role: Role, environ: Mapping[str, str] = os.environ) -> ServiceParser
     add("--l1-genesis", "genesis file of L1; the rollup's own genesis is in it", metavar="FILE")
     add("--l1", "addresses of L1 nodes, with commas between them", "http://127.0.0.1:8545", metavar="URLS")
     workers = (
-        "processes that check signatures; 0: none but this one (default: one fewer than cores, 4 at most)"
+        "processes that check signatures; 0: none but this one (default: one fewer than cores, 4 at most; "
+        "a verifier one more)"
     )
     add("--workers", workers, read=read_integer(0, MAX_WORKERS), metavar="N")
     pace = f"least time between two L2 blocks, in ms (default {BLOCK_MS})"
@@ -312,9 +313,13 @@ def parser(role: Role, environ: Mapping[str, str] = os.environ) -> ServiceParser
     return options
 
 
-def _workers(args: argparse.Namespace) -> int:
+def _workers(args: argparse.Namespace, role: Role) -> int:
+    """A verifier that catches up has more to check than to execute: with a worker for each core, none is ever idle."""
     given: int | None = args.workers
-    return default_workers() if given is None else given
+    if given is not None:
+        return given
+    spare = default_workers()
+    return spare + 1 if spare and role == "verifier" else spare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -351,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             key,
             block_ms=args.block_ms,
             fault_token=token,
-            workers=_workers(args),
+            workers=_workers(args, chosen),
         )
         return service
 
