@@ -9,6 +9,9 @@ What makes it fast: an account is four integers while it is open, found by its a
 is asked once, and the vault is known by being that very object. Nothing is made for a transfer but its receipt.
 """
 
+from collections.abc import Iterable
+from typing import Final
+
 from chainkit import gas
 from chainkit.codec import MAX_AMOUNT, Address, encode
 from chainkit.contract import BlockEnvironment
@@ -25,6 +28,7 @@ from chainkit.execution import (
 from chainkit.state import Account, State, account_key, decode_account
 from chainkit.transaction import SignedTransaction, Transfer
 
+_GAS_OF_EACH: Final = gas.TRANSACTION + gas.SIGNATURE + gas.WRITE
 _Open = list[int]
 """An account in the run: its balance and nonce now, and both as they are in the state."""
 
@@ -40,45 +44,53 @@ class Transfers:
         self._paid: _Open = []  # the vault's
         self._env: BlockEnvironment | None = None
         self._gas = 0  # used by the block so far
-        self._gas_of_each = gas.TRANSACTION + gas.SIGNATURE + gas.WRITE
 
-    def apply(self, tx: SignedTransaction) -> Receipt | None:
-        """Run a transaction if it is a plain transfer that may run here; else None, and nothing was changed."""
-        rules, body = self._rules, tx.body
-        action = body.action
-        if not isinstance(action, Transfer) or (tx.passed is not rules and not _is_well_formed(rules, tx)):
-            return None
+    def apply(self, transactions: Iterable[SignedTransaction | None]) -> list[Receipt]:
+        """Run them, from the first to the one before the first that is no plain transfer which may run here. Their
+        receipts; of that one nothing was changed, and if ``transactions`` is an iterator, it is taken from it."""
         env = self._env or self._begin()
         if env is None:
-            return None
-        accounts, paid, fees = self._accounts, self._paid, rules.fees
-        sender = accounts.get(body.sender) or self._open(body.sender)
-        recipient = accounts.get(action.to) or self._open(action.to)
-        gas_limit, max_fee, amount = body.gas_limit, body.max_fee_per_gas, action.amount
-        gas_used = self._gas_of_each + fees.gas_per_byte * len(tx.wire)
-        if (
-            sender is None
-            or recipient is None
-            or sender is recipient
-            or sender is paid
-            or recipient is paid
-            or body.nonce != sender[1]
-            or max_fee < env.base_fee
-            or gas_limit * max_fee + amount > sender[0]
-            or self._gas + gas_limit > fees.block_gas_limit
-            or gas_used > gas_limit
-        ):
-            return None
-        price = env.base_fee + body.tip_per_gas
-        fee = gas_used * (price if price < max_fee else max_fee)
-        got, earned = recipient[0] + amount, paid[0] + fee
-        if got > MAX_AMOUNT or earned > MAX_AMOUNT:
-            return None
-        sender[0] -= amount + fee
-        sender[1] += 1
-        recipient[0], paid[0] = got, earned
-        self._gas += gas_used
-        return Receipt(tx.id, True, "", "", gas_used, fee, NO_EVENTS)
+            return []
+        rules, accounts, paid, used = self._rules, self._accounts, self._paid, self._gas
+        fees, base_fee = rules.fees, env.base_fee
+        block_gas_limit, gas_per_byte = fees.block_gas_limit, fees.gas_per_byte
+        receipts: list[Receipt] = []
+        for tx in transactions:
+            if tx is None or (tx.passed is not rules and not _is_well_formed(rules, tx)):
+                break
+            body = tx.body
+            action = body.action
+            if not isinstance(action, Transfer):
+                break
+            sender = accounts.get(body.sender) or self._open(body.sender)
+            recipient = accounts.get(action.to) or self._open(action.to)
+            gas_limit, max_fee, amount = body.gas_limit, body.max_fee_per_gas, action.amount
+            gas_used = _GAS_OF_EACH + gas_per_byte * len(tx.wire)
+            if (
+                sender is None
+                or recipient is None
+                or sender is recipient
+                or sender is paid
+                or recipient is paid
+                or body.nonce != sender[1]
+                or max_fee < base_fee
+                or gas_limit * max_fee + amount > sender[0]
+                or used + gas_limit > block_gas_limit
+                or gas_used > gas_limit
+            ):
+                break
+            price = base_fee + body.tip_per_gas
+            fee = gas_used * (price if price < max_fee else max_fee)
+            got, earned = recipient[0] + amount, paid[0] + fee
+            if got > MAX_AMOUNT or earned > MAX_AMOUNT:
+                break
+            sender[0] -= amount + fee
+            sender[1] += 1
+            recipient[0], paid[0] = got, earned
+            used += gas_used
+            receipts.append(Receipt(tx.id, True, "", "", gas_used, fee, NO_EVENTS))
+        self._gas = used
+        return receipts
 
     def flush(self) -> None:
         """Write what the run changed to the state, and end its step. Raises `SupplyViolation`."""
@@ -113,7 +125,7 @@ class Transfers:
 
     def _open(self, address: Address) -> _Open | None:
         """An account that may take part; None if there is none, or it is a contract's."""
-        key = account_key(address)
+        key = b"a" + address
         value = self._state.get(key)
         if not value or address in self._rules.reserved:
             return None
@@ -121,8 +133,8 @@ class Transfers:
 
     def _add(self, address: Address, key: bytes, value: bytes) -> _Open:
         account = decode_account(value)
-        opened = [account.balance, account.nonce, account.balance, account.nonce]
-        self._accounts[address] = opened
+        balance, nonce = account.balance, account.nonce
+        opened = self._accounts[address] = [balance, nonce, balance, nonce]
         self._opened.append((key, opened))
         return opened
 

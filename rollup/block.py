@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 
 from chainkit.block import Block, Header
 from chainkit.chain import Chain
 from chainkit.codec import Bytes32, CodecError, encode
-from chainkit.execution import Receipt, Rules, apply_transaction, environment
+from chainkit.execution import InvalidTransaction, Receipt, Rules, apply_transaction, environment
 from chainkit.merkle import Tree
 from chainkit.merkle_list import list_root
 from chainkit.state import State
@@ -140,28 +141,52 @@ class BlockBuilder:
         """How many steps it has so far, its BeginBlock included."""
         return 1 + len(self._steps)
 
-    def add(self, step: Step, decoded: SignedTransaction | None = None) -> Receipt:
-        """Run a step, whatever comes of it. ``decoded`` is its transaction where known."""
-        if isinstance(step, BeginBlock):
-            raise TypeError("a block begins once")
-        decoded = decoded or decode_transaction(self.rules, step)
-        receipt = self._transfers.apply(decoded) if decoded and isinstance(step, Transact) else None
-        if receipt is None:
+    def add(self, steps: Sequence[Step], decoded: Sequence[SignedTransaction | None] | None = None) -> None:
+        """Run steps, whatever comes of them. ``decoded`` are their transactions where known."""
+        known = decoded if decoded is not None else [None] * len(steps)
+        ordered = [tx if isinstance(step, Transact) else None for step, tx in zip(steps, known, strict=True)]
+        coming, at = iter(ordered), 0
+        while True:
+            receipts = self._transfers.apply(coming)
+            ran = slice(at, at := at + len(receipts))
+            self._append(steps[ran], known[ran], receipts)
+            if at == len(steps):
+                return
+            step = steps[at]
+            if isinstance(step, BeginBlock):
+                raise TypeError("a block begins once")
+            tx = known[at] or decode_transaction(self.rules, step)
             self._transfers.flush()
-            receipt = apply_step(self.rules, self._state, step, decoded)
-        return self._append(step, decoded, receipt)
+            self._append([step], [tx], [apply_step(self.rules, self._state, step, tx)])
+            at += 1
 
-    def add_transaction(self, tx: SignedTransaction) -> Receipt:
-        """Run a transaction only if it may run here and now.
+    def add_transactions(
+        self, transactions: Sequence[SignedTransaction], room: int
+    ) -> list[tuple[SignedTransaction, InvalidTransaction]]:
+        """Run those that may run here and now, one after the other, ``room`` of them at most.
 
-        Raises `chainkit.execution.InvalidTransaction` and leaves the block as it was otherwise.
+        What is refused leaves the block as it was otherwise; returns it, and why.
         """
-        receipt = self._transfers.apply(tx)
-        if receipt is None:
+        refused: list[tuple[SignedTransaction, InvalidTransaction]] = []
+        coming, at = iter(transactions), 0
+        while True:
+            receipts = self._transfers.apply(islice(coming, max(room, 0)))
+            ran = transactions[at : at + len(receipts)]
+            self._append([Transact(tx.wire) for tx in ran], ran, receipts)
+            at, room = at + len(ran), room - len(ran)
+            if room <= 0 or at == len(transactions):
+                return refused
+            tx = transactions[at]
+            at += 1
             self._transfers.flush()
-            receipt = apply_transaction(self.rules, self._state, tx)
+            try:
+                receipt = apply_transaction(self.rules, self._state, tx)
+            except InvalidTransaction as refusal:
+                refused.append((tx, refusal))
+                continue
             self._state.end_step()
-        return self._append(Transact(tx.wire), tx, receipt)
+            self._append([Transact(tx.wire)], [tx], [receipt])
+            room -= 1
 
     def falsify(self, change: Callable[[State], None]) -> None:
         """For fault injection only: let ``change`` write to the state as no step could."""
@@ -202,11 +227,15 @@ class BlockBuilder:
             parent.tree.root,
         )
 
-    def _append(self, step: Step, decoded: SignedTransaction | None, receipt: Receipt) -> Receipt:
-        self._steps.append(step)
-        self._transactions.append(decoded)
-        self._receipts.append(receipt)
-        return receipt
+    def _append(
+        self,
+        steps: Sequence[Step],
+        decoded: Sequence[SignedTransaction | None],
+        receipts: Sequence[Receipt],
+    ) -> None:
+        self._steps += steps
+        self._transactions += decoded
+        self._receipts += receipts
 
 
 def execute_block(
@@ -223,8 +252,7 @@ def execute_block(
     """
     builder = BlockBuilder(rules, parent, time, at_hand)
     known = decoded if decoded is not None else decode_transactions(rules, steps)
-    for step, tx in zip(steps, known, strict=True):
-        builder.add(step, tx)
+    builder.add(steps, known)
     return builder.seal()
 
 

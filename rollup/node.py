@@ -334,8 +334,7 @@ class RollupNode:
         builder = BlockBuilder(
             self.derivation.rules, head, max(now_ms, head.header.time), self.local.at_hand()
         )
-        for message in messages:
-            builder.add(message.step)
+        builder.add([message.step for message in messages])
         self._fill(builder, _transactions_room(settings, len(messages)))
         if len(builder) == 1 and not heartbeat:
             return None
@@ -365,17 +364,10 @@ class RollupNode:
             MAX_BLOCK_TRANSACTIONS_BYTES,
         )
         censors = self.faults.censors if len(self.faults) else None
-        for tx in list(candidates):
-            if room == 0:
-                break
-            if censors is not None and censors(tx.body.sender):
-                continue
-            try:
-                builder.add_transaction(tx)
-                room -= 1
-            except InvalidTransaction as refusal:
-                if refusal.code not in ("block_full", "fee_too_low", "nonce_gap"):
-                    self.mempool.remove(tx.id)
+        offered = [tx for tx in candidates if censors is None or not censors(tx.body.sender)]
+        for tx, refusal in builder.add_transactions(offered, room):
+            if refusal.code not in ("block_full", "fee_too_low", "nonce_gap"):
+                self.mempool.remove(tx.id)
 
     def _refresh_mempool(self, blocks: list[L2Block] | tuple[L2Block, ...]) -> None:
         """What ran needs no place any more. (What did not, a forced one, may still be sent.)"""

@@ -53,9 +53,9 @@ def one_by_one(rules: Rules, state: State, tx: SignedTransaction) -> Receipt | s
 
 
 def in_a_run(rules: Rules, state: State, run: Transfers, tx: SignedTransaction) -> Receipt | str:
-    receipt = run.apply(tx)
-    if receipt is not None:
-        return receipt
+    receipts = run.apply([tx])
+    if receipts:
+        return receipts[0]
     run.flush()
     return one_by_one(rules, state, tx)
 
@@ -118,7 +118,7 @@ def test_usual_transfers_take_the_run_and_are_written_once() -> None:
     before = state.read().copy()  # type: ignore[attr-defined]
     run = Transfers(rules, state)
     for nonce in range(3):
-        assert run.apply(sign(ALICE, nonce, Transfer(BOB.address, 5))) is not None
+        assert len(run.apply([sign(ALICE, nonce, Transfer(BOB.address, 5))])) == 1
     assert all(state.read()[key] == value for key, value in before.items())  # nothing is written yet
     run.flush()
     run.flush()
@@ -135,11 +135,11 @@ def test_a_bad_signature_changes_nothing() -> None:
     run = Transfers(rules, state)
     good = sign(ALICE, 0, Transfer(BOB.address, 5))
     forged = SignedTransaction.decode(good.wire[:-1] + bytes([good.wire[-1] ^ 1]))
-    assert run.apply(forged) is None
+    assert run.apply([forged]) == []
     elsewhere = SignedTransaction.decode(good.wire)
     elsewhere.passed = rules_of(BOB.address)  # what other rules say of it does not count
     elsewhere.note_signature(False)
-    assert run.apply(elsewhere) is None
+    assert run.apply([elsewhere]) == []
     run.flush()
     assert state.changes() == {}
 
@@ -149,7 +149,7 @@ def test_money_out_of_nothing_is_found_when_the_run_is_written() -> None:
     rules = rules_of(STRANGER.address)
     state = opened(rules, {STRANGER.address: 1})
     run = Transfers(rules, state)
-    assert run.apply(sign(ALICE, 0, Transfer(BOB.address, 5))) is not None
+    assert len(run.apply([sign(ALICE, 0, Transfer(BOB.address, 5))])) == 1
     run._accounts[BOB.address][0] += 1
     with pytest.raises(SupplyViolation):
         run.flush()
@@ -159,7 +159,7 @@ def test_money_out_of_nothing_is_found_when_the_run_is_written() -> None:
 def test_only_existing_accounts_are_opened() -> None:
     rules = rules_of(STRANGER.address)
     run = module.Transfers(rules, opened(rules, {}))
-    assert run.apply(sign(ALICE, 0, Transfer(NOBODY, 5))) is None
-    assert run.apply(sign(ALICE, 0, Transfer(ALICE.address, 5))) is None
-    assert run.apply(sign(ALICE, 0, Transfer(STRANGER.address, 5))) is None
-    assert run.apply(sign(ALICE, 0, Transfer(contract_address("bank"), 5))) is None
+    assert run.apply([sign(ALICE, 0, Transfer(NOBODY, 5))]) == []
+    assert run.apply([sign(ALICE, 0, Transfer(ALICE.address, 5))]) == []
+    assert run.apply([sign(ALICE, 0, Transfer(STRANGER.address, 5))]) == []
+    assert run.apply([sign(ALICE, 0, Transfer(contract_address("bank"), 5))]) == []

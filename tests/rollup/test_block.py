@@ -18,7 +18,7 @@ from rollup_world import (
 )
 
 from chainkit.block import check_block_shape
-from chainkit.execution import FeeParameters, InvalidTransaction, receipts_root
+from chainkit.execution import FeeParameters, receipts_root
 from chainkit.merkle_list import list_root
 from chainkit.state import Account, State
 from chainkit.transaction import Transfer
@@ -69,11 +69,9 @@ def test_the_block_has_the_shape_of_any_chain_and_its_steps_can_be_read_back():
 
 def test_sequencer_and_derivation_get_the_same_block():
     builder = BlockBuilder(CHAIN.rules, GENESIS, TIME)
-    builder.add(DEPOSIT)
-    builder.add(FORCED)
-    builder.add_transaction(transfer(ALICE, 0, BOB, COIN))
-    with pytest.raises(InvalidTransaction):
-        builder.add_transaction(BAD)
+    builder.add([DEPOSIT, FORCED])
+    refused = builder.add_transactions([BAD, transfer(ALICE, 0, BOB, COIN)], room=9)
+    assert [tx for tx, _ in refused] == [BAD]
     assert len(builder) == 4
     built = builder.seal()
     with ThreadPoolExecutor(2) as executor:
@@ -87,9 +85,8 @@ def test_sequencer_and_derivation_get_the_same_block():
 def test_a_refused_candidate_leaves_no_trace():
     plain = BlockBuilder(CHAIN.rules, GENESIS, TIME)
     tried = BlockBuilder(CHAIN.rules, GENESIS, TIME)
-    for tx in (BAD, transfer(MALLORY, 0, BOB, 1), signed(ALICE, 0, Transfer(BOB.address, 1), chain_id=5)):
-        with pytest.raises(InvalidTransaction):
-            tried.add_transaction(tx)
+    offered = [BAD, transfer(MALLORY, 0, BOB, 1), signed(ALICE, 0, Transfer(BOB.address, 1), chain_id=5)]
+    assert [tx for tx, _ in tried.add_transactions(offered, room=3)] == offered
     assert tried.seal().hash == plain.seal().hash
 
 
@@ -130,7 +127,7 @@ def test_the_base_fee_moves_with_use():
 def test_a_block_begins_once():
     builder = BlockBuilder(CHAIN.rules, GENESIS, TIME)
     with pytest.raises(TypeError):
-        builder.add(BeginBlock(2, TIME))
+        builder.add([DEPOSIT, BeginBlock(2, TIME)])
 
 
 def test_a_falsified_block_states_the_lie():
@@ -141,13 +138,36 @@ def test_a_falsified_block_states_the_lie():
     assert block.hash != execute_block(CHAIN.rules, GENESIS, TIME, []).hash
 
 
+def test_a_block_takes_as_many_transactions_as_there_is_room_for():
+    """Plain transfers and others, with refused ones between them, which take no room."""
+    mixed = [
+        transfer(ALICE, 0, BOB, 1),
+        BAD,
+        scratch(ALICE, 1, "put", 1),
+        transfer(MALLORY, 0, BOB, 1),
+        transfer(ALICE, 2, BOB, 1),
+        transfer(ALICE, 3, BOB, 1),
+    ]
+    good = [tx for tx in mixed if tx not in (mixed[1], mixed[3])]
+    for room in range(5):
+        builder = BlockBuilder(CHAIN.rules, GENESIS, TIME)
+        builder.add_transactions(mixed, room)
+        built = builder.seal()
+        assert list(built.transactions) == good[:room]
+        derived = execute_block(CHAIN.rules, GENESIS, TIME, built.steps)
+        assert (derived.hash, derived.receipts, derived.changes) == (
+            built.hash,
+            built.receipts,
+            built.changes,
+        )
+
+
 def test_inbox_messages_come_before_transactions():
     assert block_steps([DEPOSIT], [b"x"]) == [DEPOSIT, Transact(b"x")]
 
 
 def test_a_sequencer_that_lets_a_value_come_and_go_gets_the_derived_block():
     builder = BlockBuilder(CHAIN.rules, GENESIS, TIME)
-    for nonce, name in enumerate(("put", "delete")):
-        builder.add_transaction(scratch(ALICE, nonce, name, 1))
+    builder.add_transactions([scratch(ALICE, 0, "put", 1), scratch(ALICE, 1, "delete", 1)], room=2)
     built = builder.seal()
     assert execute_block(CHAIN.rules, GENESIS, TIME, built.steps).hash == built.hash

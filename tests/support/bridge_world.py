@@ -26,7 +26,7 @@ from chainkit.client import ChainClient
 from chainkit.codec import Address, Bytes32, Record, encode
 from chainkit.contract import NoArgs
 from chainkit.events import EventLog
-from chainkit.execution import FeeParameters, InvalidTransaction, Rules
+from chainkit.execution import FeeParameters, Rules
 from chainkit.follower import FollowerCore
 from chainkit.genesis import Genesis, GenesisAccount, GenesisContract
 from chainkit.keys import DEV_ACCOUNTS, KeyPair, dev_keypair
@@ -127,15 +127,11 @@ class Sequencer:
     def produce(self, time: int, *, only_inbox: bool = False) -> L2Block:
         """One L2 block of the whole inbox and the whole pool."""
         builder = BlockBuilder(self.chain.rules, self.blocks[-1], time)
-        for message in self.derivation.inbox[self.cursor :]:
-            builder.add(message.step)
-            self.cursor += 1
-        for tx in [] if only_inbox else self.pool:
-            try:
-                builder.add_transaction(tx)
-            except InvalidTransaction:
-                continue
+        messages = self.derivation.inbox[self.cursor :]
+        builder.add([message.step for message in messages])
+        self.cursor += len(messages)
         if not only_inbox:
+            builder.add_transactions(self.pool, len(self.pool))
             self.pool.clear()
         self.blocks.append(builder.seal())
         return self.blocks[-1]
