@@ -34,6 +34,7 @@ next one parts from it, and what is passed on the way up is never touched again.
 
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
+from itertools import pairwise
 from typing import ClassVar, Final
 
 import msgspec
@@ -322,8 +323,6 @@ def _hash_of(subtree: _Subtree) -> bytes:
     return _leaf_hash(subtree.place, subtree.value_hash)
 
 
-_END: Final = 1 << _KEY_BITS
-"""What comes after all places, and parts from them above every node."""
 _ABOVE: Final = _Node(_Stub, _Stub, _KEY_BITS, b"")
 """What every path begins with."""
 _NOTHING: Final = b""
@@ -339,40 +338,47 @@ def _write(top: _Subtree, changes: Mapping[bytes, bytes]) -> _Hashed:
     """
     ordered = [(key_hash(key), key, value) for key, value in changes.items()]
     ordered.sort()
-    places = [int.from_bytes(where, "big") for where, _, _ in ordered]
+    places = [int.from_bytes(entry[0]) for entry in ordered]
+    aparts = [(place ^ following).bit_length() - 1 for place, following in pairwise(places)]
+    aparts.append(_KEY_BITS)  # from what comes after all keys the last one parts above every node
+    prefix = _PREFIX
     path: list[_Node] = []
+    push, pop = path.append, path.pop
     node, subtree, new, hash_ = _ABOVE, top, top, b""
-    for (where, key, value), place, following in zip(ordered, places, [*places[1:], _END], strict=True):
-        while isinstance(subtree, _Node):
-            path.append(node)
+    for (where, key, value), place, apart in zip(ordered, places, aparts, strict=True):
+        while type(subtree) is _Node:
+            push(node)
             node, subtree = subtree, subtree.right if place >> subtree.shift & 1 else subtree.left
         head = _head(key)
         leaf = head + value
         if isinstance(subtree, _Leaf) and subtree.startswith(head):
             same = subtree == leaf
         else:
-            path.append(node)
+            push(node)
             same = _make_room(path, subtree, place, value)
-            node = path.pop()
+            node = pop()
         if same:
             new, hash_ = subtree, b""
         else:
             new, hash_ = leaf, sha256(STATE_LEAF + where + sha256(STATE_VALUE + value).digest()).digest()
-        apart = (place ^ following).bit_length() - 1
-        while (shift := node.shift) < apart:  # the next key is not below it
+        shift = node.shift
+        while shift < apart:  # the next key is not below it
             if not hash_:
                 new, hash_ = _closed(node, new)
             elif place >> shift & 1:
                 hashed = node.hashed[:_RIGHT] + hash_
-                new, hash_ = _Node(node.left, new, shift, hashed), sha256(hashed).digest()
+                new = _Node(node.left, new, shift, hashed)
+                hash_ = sha256(hashed).digest()
             else:
-                hashed = _PREFIX[shift] + hash_ + node.hashed[_RIGHT:]
-                new, hash_ = _Node(new, node.right, shift, hashed), sha256(hashed).digest()
-            node = path.pop()
-        if following == _END:
+                hashed = prefix[shift] + hash_ + node.hashed[_RIGHT:]
+                new = _Node(new, node.right, shift, hashed)
+                hash_ = sha256(hashed).digest()
+            node = pop()
+            shift = node.shift
+        if apart == _KEY_BITS:
             break
         if shift > apart:  # no node parts them yet
-            path.append(node)
+            push(node)
             node = _Node(new, _Stub, apart, _PREFIX[apart] + (hash_ or _hash_of(new)))
             subtree = _NOTHING
         else:
