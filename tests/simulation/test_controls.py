@@ -88,7 +88,7 @@ CASES: dict[str, tuple[str, int, Patch]] = {
     "half of the stake is a quorum": ("P6", 16, replace(ValidatorSet, "is_quorum", half_is_a_quorum)),
     "votes are not kept on disk": ("P7", 1, replace(l1node.disk.Disk, "set_voted", lambda *_: None)),
     "a withdrawal has no nullifier": ("P3", 16, drop_rule(bridge.withdrawals, "already_claimed")),
-    "an exit has no nullifier": ("P3", 7, drop_rule(bridge.withdrawals, "already_exited")),
+    "an exit has no nullifier": ("P3", 12, drop_rule(bridge.withdrawals, "already_exited")),
     "whoever claims says who is paid": ("P18", 16, drop_rule(bridge.withdrawals, "wrong_withdrawal")),
     "the window is not waited for": ("P13", 16, drop_rule(bridge.batches, "too_early")),
     "a chess clock is a block short": ("P13", 34, hurry_the_clock),

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 from simulation.disk import MODES, Mode
+from simulation.network import Weather
 from simulation.process import Process
 from simulation.world import VALIDATORS, Setup, World, make_settings
 
@@ -267,18 +268,13 @@ class Harm:
     # --- the network ---
 
     def _weather(self) -> None:
-        weather = self._world.network.weather
-        weather.drop = max((f.value for f in self.active("drop")), default=0.0)
-        weather.duplicate = max((f.value for f in self.active("duplicate")), default=0.0)
-        weather.slow = max((f.value for f in self.active("slow")), default=0.0)
-        weather.slow_seconds = 2.5
-        weather.cuts = set()
+        cuts = {(fault.who[0], fault.who[1]) for fault in self.active("cut")}
         names = [*self._world.processes]
         for fault in self.active("partition"):
             inside = set(fault.who)
-            for a in names:
-                for b in names:
-                    if (a in inside) != (b in inside):
-                        weather.cuts.add((a, b))
-        for fault in self.active("cut"):
-            weather.cuts.add((fault.who[0], fault.who[1]))
+            cuts.update((a, b) for a in names for b in names if (a in inside) != (b in inside))
+        drop, duplicate, slow = (
+            max((fault.value for fault in self.active(kind)), default=0.0)
+            for kind in ("drop", "duplicate", "slow")
+        )
+        self._world.network.weather = Weather(drop, duplicate, slow, 2.5, frozenset(cuts))

@@ -17,6 +17,8 @@ from functools import partial
 from heapq import heappop, heappush
 from typing import Any, Generic, TypeVar
 
+from msgspec import Struct
+
 T = TypeVar("T")
 
 BUSY_CALLS = 1_000_000
@@ -27,15 +29,13 @@ class Deadlock(Exception):  # noqa: N818 - it names what happened
     """Every task waits for something that nothing will bring, or some task does not let time pass."""
 
 
-class Handle:
+class Handle(Struct, eq=False):
     """A callback that may be taken back. Without a context it runs in the loop's, and must set no variable."""
 
-    __slots__ = ("args", "callback", "context", "time")
-
-    def __init__(
-        self, callback: Callable[..., object] | None, args: Any, context: Context | None, time: float
-    ) -> None:
-        self.callback, self.args, self.context, self.time = callback, args, context, time
+    callback: Callable[..., object] | None
+    args: Any
+    context: Context | None
+    time: float
 
     def cancel(self) -> None:
         self.callback = self.args = None
@@ -59,6 +59,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._soon: deque[Handle] = deque()
         self._timers: list[tuple[float, int, Handle]] = []
         self._numbers = 0
+        self.get_debug = bool  # never; every future asks, so it is a function in C
+        self.create_future = partial(asyncio.Future, loop=self)  # type: ignore[method-assign]
+
+    def create_task(  # type: ignore[override]
+        self, work: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
+    ) -> asyncio.Task[T]:
+        return asyncio.Task(work, loop=self, name=name or "", context=context)
 
     def time(self) -> float:
         """Seconds of virtual time since the loop was made."""
@@ -95,13 +102,25 @@ class VirtualLoop(asyncio.BaseEventLoop):
     # --- running them ---
 
     def _run_once(self) -> None:
-        """All that may run before time passes. `run_forever` calls this again and again."""
-        soon = self._soon
-        if not soon:
-            self._pass_time()
+        """All that may run, from instant to instant, until somebody stops the loop. `run_forever` calls this again."""
+        soon, timers = self._soon, self._timers
+        while not self._stopping:
+            if not soon:
+                # What is due at the next instant, in order; taken back timers are no reason to stop there.
+                while timers and timers[0][2].callback is None:
+                    heappop(timers)
+                if not timers:
+                    raise Deadlock("nothing is scheduled and nothing is running")
+                when = timers[0][0]
+                if when > self._now:
+                    self._now = when
+                while timers and timers[0][0] <= self._now:
+                    soon.append(heappop(timers)[2])
+            self._run_instant(soon)
+
+    def _run_instant(self, soon: deque[Handle]) -> None:
+        """All that may run before time passes."""
         for _ in range(BUSY_CALLS):
-            if not soon or self._stopping:
-                return
             handle = soon.popleft()
             callback = handle.callback
             if callback is not None:
@@ -115,20 +134,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
                     raise
                 except BaseException as error:  # noqa: BLE001 - as asyncio does
                     self.call_exception_handler({"message": f"{callback!r} failed", "exception": error})
+            if not soon or self._stopping:
+                return
         raise Deadlock(f"time does not pass after {BUSY_CALLS} callbacks")
-
-    def _pass_time(self) -> None:
-        """To the next timer: it may run now, and all others that are due."""
-        timers, soon = self._timers, self._soon
-        while timers and timers[0][2].callback is None:
-            heappop(timers)
-        if self._stopping:
-            return
-        if not timers:
-            raise Deadlock("nothing is scheduled and nothing is running")
-        self._now = max(self._now, timers[0][0])
-        while timers and timers[0][0] <= self._now:
-            soon.append(heappop(timers)[2])
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., Any], *args: Any

@@ -8,12 +8,14 @@ the requester learns of a lost one by its own timeout, as with real sockets.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 import httpx
+from msgspec import Struct
 
 from chainkit.client import ApiError, ChainClient, _api_error
 from l1node.peer_http import Reply
@@ -36,17 +38,22 @@ Handler = Callable[[str, str, Mapping[str, Any], bytes, str], "Answer | Coroutin
 """(method, path, parameters, body, content type) -> answer, now or later."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Weather:
-    """What the network does to packets now. Rates are per packet, delays in seconds."""
+    """What the network does to packets. Rates are per packet, delays in seconds."""
 
     drop: float = 0.0
     duplicate: float = 0.0
     slow: float = 0.0
     """Share of packets that take up to ``slow_seconds``: these arrive after later ones."""
     slow_seconds: float = 0.0
-    cuts: set[tuple[str, str]] = field(default_factory=set)
+    cuts: frozenset[tuple[str, str]] = frozenset()
     """Directions (from, to) in which nothing arrives."""
+
+    @cached_property
+    def is_fair(self) -> bool:
+        """Whether every packet arrives, once and soon."""
+        return not (self.drop or self.duplicate or self.slow or self.cuts)
 
 
 class Unreachable(Exception):  # noqa: N818
@@ -61,6 +68,7 @@ class Network:
     """Carries requests to ``processes`` by host name."""
 
     FASTEST, SLOWEST = 0.004, 0.040
+    _SPREAD = SLOWEST - FASTEST
 
     def __init__(self, loop: VirtualLoop, rng: Random, trace: Callable[[bytes, bytes], None]) -> None:
         self.loop = loop
@@ -78,6 +86,8 @@ class Network:
     def _fate(self, source: str, target: str) -> list[float]:
         """After how many seconds the packet arrives: never, once or twice."""
         weather, rng = self.weather, self._rng
+        if weather.is_fair:
+            return [self.FASTEST + self._SPREAD * rng.random()]
         if weather.cuts and (source, target) in weather.cuts:
             self.counts["cut"] += 1
             return []
@@ -87,13 +97,11 @@ class Network:
         if weather.duplicate and rng.random() < weather.duplicate:
             self.counts["duplicate"] += 1
             return [self._latency(), self._latency()]
-        if weather.slow:
-            return [self._latency()]
-        return [self.FASTEST + (self.SLOWEST - self.FASTEST) * rng.random()]
+        return [self._latency()]
 
     def _latency(self) -> float:
         weather, rng = self.weather, self._rng
-        latency = self.FASTEST + (self.SLOWEST - self.FASTEST) * rng.random()
+        latency = self.FASTEST + self._SPREAD * rng.random()
         if weather.slow and rng.random() < weather.slow:
             self.counts["delay"] += 1
             latency += weather.slow_seconds * rng.random()
@@ -104,7 +112,7 @@ class Network:
         self._labels[place] = label = f"net {' '.join(place)}".encode()
         return label
 
-    async def request(
+    def request(
         self,
         source: str,
         target: str,
@@ -114,61 +122,36 @@ class Network:
         body: bytes = b"",
         kind: str = "",
         timeout: float = 10.0,
-    ) -> Answer:
-        """Ask ``target``. Raises `Unreachable`."""
+    ) -> "asyncio.Future[Answer]":
+        """Ask ``target``. What is returned raises `Unreachable`."""
         loop = self.loop
-        if body:
+        if body and self.taps:
             for tap in self.taps:
                 tap(source, path, body)
         answered: asyncio.Future[Answer] = loop.create_future()
-        call = _Call(self, source, target, method, path, params or {}, body, kind, answered)
-        call.deadline = loop.time() + timeout
-        call.leave()
-        try:
-            return await answered
-        finally:
-            call.forget()
+        deadline = loop._now + timeout
+        _Call(self, source, target, method, path, params or {}, body, kind, answered, deadline).leave()
+        return answered
 
 
-class _Call:
+class _Call(Struct, eq=False):
     """One request under way, or its twin.
 
     Most are answered at once, so the requester's timer is set only when no answer is on its way in time: a packet is
     lost or late, or whoever was asked thinks about it.
     """
 
-    __slots__ = (
-        "answered",
-        "body",
-        "deadline",
-        "kind",
-        "method",
-        "network",
-        "params",
-        "path",
-        "source",
-        "target",
-        "timer",
-    )
-
+    network: Network
+    source: str
+    target: str
+    method: str
+    path: str
+    params: Mapping[str, Any]
+    body: bytes
+    kind: str
+    answered: "asyncio.Future[Answer]"
     deadline: float
-
-    def __init__(
-        self,
-        network: Network,
-        source: str,
-        target: str,
-        method: str,
-        path: str,
-        params: Mapping[str, Any],
-        body: bytes,
-        kind: str,
-        answered: "asyncio.Future[Answer]",
-    ) -> None:
-        self.network, self.source, self.target = network, source, target
-        self.method, self.path, self.params = method, path, params
-        self.body, self.kind, self.answered = body, kind, answered
-        self.timer: Handle | None = None
+    timer: Handle | None = None
 
     def leave(self) -> None:
         """The request leaves."""
@@ -176,13 +159,8 @@ class _Call:
         latencies = self.network._fate(self.source, self.target)
         for latency in latencies:
             loop.call_later(latency, self._arrive)
-        if not latencies or loop.time() + min(latencies) >= self.deadline:
+        if not latencies or loop._now + latencies[0] >= self.deadline:
             self._watch()
-
-    def forget(self) -> None:
-        """The requester waits no more."""
-        if self.timer is not None:
-            self.timer.cancel()
 
     def _watch(self) -> None:
         if self.timer is None and not self.answered.done():
@@ -195,15 +173,16 @@ class _Call:
     def _arrive(self) -> None:
         """The request is there."""
         network = self.network
+        path, target, body = self.path, self.target, self.body
         network.counts["packets"] += 1
-        place = self.source, self.target, self.path
-        network._trace(network._labels.get(place) or network._label(place), self.body)
-        request = self.method, self.path, self.params, self.body, self.kind
-        if network.twins and self.path == "/p2p/messages":
-            twin = network.processes.get(network.twins.get(self.target, ""))
+        place = self.source, target, path
+        network._trace(network._labels.get(place) or network._label(place), body)
+        request = self.method, path, self.params, body, self.kind
+        if network.twins and path == "/p2p/messages":
+            twin = network.processes.get(network.twins.get(target, ""))
             if twin is not None and twin.handler is not None:
                 twin.request(request, lambda _: None)
-        process = network.processes.get(self.target)
+        process = network.processes.get(target)
         if process is None or process.handler is None:
             self._back(Unreachable("connection refused", late=False))
         elif not process.request(request, self._back):
@@ -212,19 +191,22 @@ class _Call:
     def _back(self, result: "Answer | Unreachable") -> None:
         """The answer leaves."""
         loop = self.network.loop
-        latencies = self.network._fate(self.target, self.source)[:1]
-        for latency in latencies:
-            loop.call_later(latency, self._settle, result)
-        if not latencies or loop.time() + latencies[0] >= self.deadline:
+        latencies = self.network._fate(self.target, self.source)
+        if latencies:
+            loop.call_later(latencies[0], self._settle, result)
+        if not latencies or loop._now + latencies[0] >= self.deadline:
             self._watch()
 
     def _settle(self, result: "Answer | Unreachable") -> None:
-        if self.answered.done():
+        answered = self.answered
+        if self.timer is not None:
+            self.timer.cancel()
+        if answered.done():
             return
         if isinstance(result, Unreachable):
-            self.answered.set_exception(result)
+            answered.set_exception(result)
         else:
-            self.answered.set_result(result)
+            answered.set_result(result)
 
 
 # --- where httpx stands in production ---

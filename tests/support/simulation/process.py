@@ -165,20 +165,19 @@ class Process:
     def request(self, request: Request, back: Callable[[Answer | Unreachable], None]) -> bool:
         """Handle a request; whether that is done. ``back`` gets the answer, or what a broken connection is."""
         assert self.handler is not None
-        loop = self.clock.loop
         try:
             work = self.handler(*request)
         except PowerLost:
-            loop.call_soon(back, Unreachable("connection reset", late=False))
+            back(Unreachable("connection reset", late=False))
         except Exception as error:  # noqa: BLE001 - as a server does, and the process goes on
-            loop.call_soon(back, self._internal_error(error))
+            back(self._internal_error(error))
         else:
             if not isinstance(work, Answer):
-                task = loop.create_task(work)
+                task = self.clock.loop.create_task(work)
                 self._tasks[task] = None
                 task.add_done_callback(partial(self._answered, back))
                 return False
-            loop.call_soon(back, work)
+            back(work)
         return True
 
     def _answered(self, back: Callable[[Answer | Unreachable], None], task: asyncio.Task[Answer]) -> None:

@@ -95,7 +95,7 @@ async def _run(plan: Plan, result: Result) -> None:
         result.counts = world.counts + world.network.counts
         for process in world.processes.values():
             result.seen.update(f"disk failed: {mode}" for mode in process.disk.failed)
-        result.trace, result.simulated = world.hash.hexdigest(), world.loop.time()
+        result.trace, result.simulated = world.trace_hash(), world.loop.time()
         result.height = watcher.height
     finally:
         for task in tasks:

@@ -9,9 +9,8 @@ import hashlib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,15 +27,13 @@ from chainkit.contract import NoArgs
 from chainkit.execution import FeeParameters
 from chainkit.genesis import Genesis, GenesisAccount, GenesisContract
 from chainkit.keys import KeyPair, dev_keypair
-from chainkit.problems import MEDIA_TYPE as PROBLEM
-from chainkit.problems import Problem
 from chainkit.service import Service
 from l1node.node import L1Node
-from l1node.p2p_api import BlockPolls, take_body
 from l1node.staking import StakingParams
-from simulation.loop import SimClock, VirtualLoop, begin
-from simulation.network import Answer, Handler, Network, NoTransport, SimChainClient, SimLink, call_app
+from simulation.loop import SimClock, VirtualLoop
+from simulation.network import Handler, Network, NoTransport, SimChainClient, SimLink
 from simulation.process import Process
+from simulation.straight import routes, through_app
 
 COIN = 10**9
 EPOCH_MS = 1_700_000_000_000
@@ -48,6 +45,10 @@ ROLES = ("sequencer", "verifier")
 VALIDATORS = 4
 USER_FUNDS = 1_000 * COIN
 TMP = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+
+
+_MANY_PACKETS = 256
+"""Of so many the trace is hashed at once."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Setup:
     bridge: bool = True
     rollup: bool = True
     full_http: bool = False
-    """Every request through the routes and middleware of the apps; else the two busiest go straight in."""
+    """Every request through the routes and middleware of the apps; else the five busiest go straight in."""
     sqlite: bool = False
     """Stores are SQLite files, as in production; else they are in memory."""
     shared: bool = True
@@ -160,7 +161,8 @@ class World:
         assert isinstance(loop, VirtualLoop)
         self.loop = loop
         self.path = Path(tempfile.mkdtemp(prefix=f"layerlab-sim-{seed}-", dir=TMP))
-        self.hash = hashlib.sha256()
+        self._hash = hashlib.sha256()
+        self._packets: list[tuple[float, bytes, int]] = []
         self.trace_length = 0
         self.story: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -192,12 +194,25 @@ class World:
     def trace(self, kind: str, *facts: object) -> None:
         """Something that happened: two runs of a seed must agree on all of it, in order."""
         self.trace_length += 1
-        self.hash.update(f"{self.loop.time():.6f} {kind} {facts}\n".encode())
+        self._hash_packets()
+        self._hash.update(f"{self.loop.time():.6f} {kind} {facts}\n".encode())
 
     def trace_packet(self, label: bytes, body: bytes) -> None:
         """As `trace`, for a request that arrives: there are many."""
-        self.trace_length += 1
-        self.hash.update(b"%d %b %d\n" % (self.loop.time() * 1e6, label, crc32(body)))
+        packets = self._packets
+        packets.append((self.loop._now, label, crc32(body)))
+        if len(packets) >= _MANY_PACKETS:
+            self._hash_packets()
+
+    def _hash_packets(self) -> None:
+        self.trace_length += len(self._packets)
+        self._hash.update(encode(self._packets))
+        self._packets.clear()
+
+    def trace_hash(self) -> str:
+        """Of all that was traced."""
+        self._hash_packets()
+        return self._hash.hexdigest()
 
     def tell(self, kind: str, text: str) -> None:
         """Something worth reading in the story of a failure."""
@@ -304,20 +319,7 @@ class World:
         return [*self.l1_urls[start:], *self.l1_urls[:start]]
 
     def _routes(self, app: Any, node: L1Node | None) -> Handler:
-        if node is None or self.setup.full_http:
-            return partial(call_app, app)
-        polls = BlockPolls(node)
-
-        def handle(
-            method: str, path: str, params: Mapping[str, Any], body: bytes, kind: str
-        ) -> Answer | Coroutine[Any, Any, Answer]:
-            if path == "/p2p/messages":
-                return _hear(node, body)
-            if path == "/certified-blocks":
-                return _show(polls, params)
-            return call_app(app, method, path, params, body, kind)
-
-        return handle
+        return through_app(app) if self.setup.full_http else routes(app, node)
 
     # --- beginning and end ---
 
@@ -335,36 +337,6 @@ class World:
                 await process.stop()
         finally:
             shutil.rmtree(self.path, ignore_errors=True)
-
-
-# --- the two busiest routes ---
-
-
-_HEARD = Answer(204, b"", "")
-
-
-def _hear(node: L1Node, body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
-    try:
-        rest = begin(take_body(node, body))
-    except Problem as problem:
-        return Answer(problem.status, b"", PROBLEM)
-    return _HEARD if rest is None else _hear_on(rest)
-
-
-async def _hear_on(rest: Awaitable[None]) -> Answer:
-    try:
-        await rest
-    except Problem as problem:
-        return Answer(problem.status, b"", PROBLEM)
-    return _HEARD
-
-
-async def _show(polls: BlockPolls, params: Mapping[str, Any]) -> Answer:
-    try:
-        blocks = await polls.answer(int(params["from"]), int(params["limit"]), int(params.get("wait", 0)))
-    except Problem as problem:
-        return Answer(problem.status, b"", PROBLEM)
-    return Answer(200, blocks, "application/msgpack")
 
 
 __all__ = ["NoTransport", "Setup", "World", "key_of", "make_settings"]
