@@ -94,6 +94,7 @@ class MemoryStore(Store):
         return self._group
 
     def _end(self) -> None:
+        """The outermost group ends."""
         self._check_power()
         if self._doomed:
             self._tables.undo()
@@ -118,7 +119,9 @@ class MemoryStore(Store):
 
     def set_meta(self, key: str, value: bytes) -> None:
         if self._depth:
-            self._tables.put(self._tables.meta, key, value)
+            meta = self._tables.meta
+            self._tables.before.append((meta, key, meta.get(key, _GONE)))
+            meta[key] = value
         else:
             with self.transaction():
                 self.set_meta(key, value)
@@ -133,11 +136,15 @@ class MemoryStore(Store):
         height: int,
         tree: Tree | None = None,
     ) -> None:
-        put, state = self._tables.put, self._tables.state
-        with self.transaction():
-            for key, value in changes.items():
-                put(state, key, value)
-            self.set_meta("state_height", encode(height))
+        if not self._depth:
+            with self.transaction():
+                return self.apply_state_changes(changes, height, tree)
+        state, note = self._tables.state, self._tables.before.append
+        for key, value in changes.items():
+            note((state, key, state.get(key, _GONE)))
+            state[key] = value
+        self.set_meta("state_height", encode(height))
+        return None
 
     def put_state(self, tree: Tree, height: int) -> None:
         put, state = self._tables.put, self._tables.state
@@ -163,23 +170,29 @@ class MemoryStore(Store):
         transactions: Iterable[tuple[SignedTransaction, Receipt]],
         receipts: Iterable[bytes] | None = None,
     ) -> None:
+        if not self._depth:
+            with self.transaction():
+                return self.put_block(block, height, block_hash, certificate, transactions, receipts)
         tables = self._tables
-        pairs = list(transactions)
+        if height in tables.blocks or block_hash in tables.heights:
+            self._doomed = True
+            raise StoreError(f"block {height} is there already")
+        put, pairs = tables.put, list(transactions)
         encoded = [encode(receipt) for _, receipt in pairs] if receipts is None else list(receipts)
-        with self.transaction():
-            if height in tables.blocks or block_hash in tables.heights:
-                raise StoreError(f"block {height} is there already")
+        if pairs:
             pack(block, pairs, encoded)  # for what it refuses
-            tables.put(tables.blocks, height, StoredBlock(height, block_hash, block, certificate))
-            tables.put(tables.heights, block_hash, height)
-            tables.put(tables.head, "", max(height, tables.head.get("", 0)))
-            if not pairs:
-                return
-            rows = tuple((tx.id, tx.wire, data) for (tx, _), data in zip(pairs, encoded, strict=True))
-            tables.put(tables.transactions, height, rows)
-            for position, (tx, receipt) in enumerate(pairs):
-                place = receipt.gas_used > 0, height, -position
-                tables.put(tables.places, tx.id, (*tables.places.get(tx.id, ()), place))
+        tables.before += (tables.blocks, height, _GONE), (tables.heights, block_hash, _GONE)
+        tables.blocks[height] = StoredBlock(height, block_hash, block, certificate)
+        tables.heights[block_hash] = height
+        put(tables.head, "", max(height, tables.head.get("", 0)))
+        if not pairs:
+            return None
+        rows = tuple((tx.id, tx.wire, data) for (tx, _), data in zip(pairs, encoded, strict=True))
+        put(tables.transactions, height, rows)
+        for position, (tx, receipt) in enumerate(pairs):
+            place = receipt.gas_used > 0, height, -position
+            put(tables.places, tx.id, (*tables.places.get(tx.id, ()), place))
+        return None
 
     def remove_blocks_above(self, height: int) -> None:
         tables = self._tables

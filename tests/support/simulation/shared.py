@@ -62,7 +62,8 @@ class SharedChain(Chain):
 @contextmanager
 def patched(*, signatures: str = "shared") -> Iterator[None]:
     """Run with ``signatures``: "real" (each node checks), "shared" (what was signed or checked in this process is not
-    checked again), or "stand-in". But for "real", bytes that several nodes get are decoded once as well.
+    checked again), or "stand-in". But for "real", bytes that several nodes get are decoded once as well, and a header
+    is hashed once.
 
     Sleeping is not cut into slices: nobody changes the rate of time here.
     """
@@ -78,6 +79,7 @@ def patched(*, signatures: str = "shared") -> Iterator[None]:
             check = known.checking(verify)
             for module in _VERIFIERS:
                 replace(_replaced(module, "verify", check))
+            replace(_replaced(Header, "hash", lru_cache(_BLOCKS)(Header.hash)))
             for module, name in ((l1node.p2p_api, "decode_body"), (chainkit.follower, "decode")):
                 replace(_replaced(module, name, lru_cache(_BODIES)(getattr(module, name))))
         yield
