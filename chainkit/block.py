@@ -8,7 +8,7 @@ Must not know how votes travel, nor what the transactions do.
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from hashlib import sha256
-from itertools import pairwise
+from operator import lt
 from typing import Annotated
 
 from msgspec import Meta
@@ -156,13 +156,13 @@ class ValidatorSet(Record, frozen=True, dict=True, gc=True):
         return sum(v.stake for v in self.validators)
 
     @cached_property
-    def _stakes(self) -> dict[Address, int]:
-        # Of two of one address the first counts.
+    def stakes(self) -> dict[Address, int]:
+        """The stake behind each key. Of two of one address the first counts."""
         return {v.address: v.stake for v in reversed(self.validators)}
 
     def stake_of(self, address: Address) -> int:
         """The stake behind a key; 0 if it is not in the set."""
-        return self._stakes.get(address, 0)
+        return self.stakes.get(address, 0)
 
     def is_quorum(self, stake: int) -> bool:
         """Two thirds, in integers; an empty set has no quorum (promise P24)."""
@@ -195,14 +195,15 @@ def check_certificate(header: Header, certificate: Certificate, validators: Vali
     if place != (header.slot, header.height, header.hash()):
         raise CertificateError("the certificate is for another block")
     voters = [vote.voter for vote in certificate.votes]
-    if any(a >= b for a, b in pairwise(voters)):
+    if not all(map(lt, voters, voters[1:])):
         raise CertificateError("votes are not strictly sorted by voter")
-    if not validators.is_quorum(sum(validators.stake_of(voter) for voter in voters)):
+    stakes = [validators.stakes.get(voter, 0) for voter in voters]
+    if not validators.is_quorum(sum(stakes)):
         raise CertificateError("the votes are less than two thirds of the stake")
+    if not all(stakes):
+        raise CertificateError("a vote is not by a validator")
     message = slot_message("vote", header.chain_id, *place)
     for vote in certificate.votes:
-        if not validators.stake_of(vote.voter):
-            raise CertificateError("a vote is not by a validator")
         if not verify(vote.voter, message, vote.signature):
             raise CertificateError("a vote has a bad signature")
 

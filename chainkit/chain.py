@@ -6,6 +6,7 @@ states what came out. Must not know who may propose, nor how blocks become final
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Final, Protocol, TypeVar
 
 from chainkit.at_hand import AtHand
@@ -75,7 +76,7 @@ class ExecutedBlock:
     changes: dict[bytes, bytes]
     events: tuple[Event, ...] = ()
 
-    @property
+    @cached_property
     def header(self) -> Header:
         return self.block.header
 
@@ -152,13 +153,14 @@ class Chain:
     def _read_set(self, parent: Tree, era: int) -> ValidatorSet:
         last = decode(int, parent.get(LAST_ERA_KEY) or b"\x00")
         value = parent.get(validators_key(min(era, last)))
-        return decode(ValidatorSet, value) if value else ValidatorSet([])
+        return _decode_set(value) if value else ValidatorSet([])
 
     def leader(self, parent: Tree, slot: int) -> Address | None:
         """Who may propose in a slot on that branch."""
         key = parent.root, slot
-        if key in self._leaders:
-            return self._leaders[key]
+        found = self._leaders.get(key)
+        if found is not None or key in self._leaders:
+            return found
         seed = era_seed(self.genesis_hash, era_of(slot, self.genesis.era_slots))
         return _keep(self._leaders, key, self.validators(parent, slot).leader(seed, slot))
 
@@ -261,6 +263,12 @@ class Chain:
             block, header.hash(), tuple(included), tuple(receipts), tree, changes, tuple(events)
         )
         return executed, skipped
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _decode_set(value: bytes) -> ValidatorSet:
+    """One object for one set: it remembers what it was asked, and most blocks change no set."""
+    return decode(ValidatorSet, value)
 
 
 def _keep(memory: dict[K, V], key: K, value: V) -> V:

@@ -6,6 +6,7 @@ final by it, and for forgetting the rest. Must not know votes, leaders, messages
 Every block in the tree but the leaves is notarized, since a block enters only above a notarized parent.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from chainkit.block import Certificate, ValidatorSet, final_count
@@ -46,13 +47,12 @@ class BlockTree:
     ) -> None:
         self.final = Node(final, validators, certificate, notarized=True)
         self.head = self.final
-        self._nodes = {final.hash: self.final}
+        self._nodes = {final.hash: self.final}  # parents before their children
+        self.get: Callable[[Bytes32], Node | None] = self._nodes.get
+        """The node of a block hash, if it is here."""
 
     def __len__(self) -> int:
         return len(self._nodes)
-
-    def get(self, block_hash: Bytes32) -> Node | None:
-        return self._nodes.get(block_hash)
 
     def nodes(self) -> list[Node]:
         """All nodes above the final one, by height, then slot, then hash."""
@@ -70,7 +70,8 @@ class BlockTree:
         """Mark a node as notarized; it may become the head."""
         node.certificate = certificate
         node.notarized = True
-        self.head = max(self.head, node, key=lambda n: n.rank)
+        if node.rank > self.head.rank:
+            self.head = node
 
     def path(self, node: Node) -> list[Node]:
         """The nodes from above the final one up to ``node``."""
@@ -87,20 +88,24 @@ class BlockTree:
         if final:
             self.final = final[-1]
             self._keep_descendants()
-            self.head = max((n for n in self._nodes.values() if n.notarized), key=lambda n: n.rank)
+            if self.head.hash not in self._nodes:
+                self.head = max((n for n in self._nodes.values() if n.notarized), key=lambda n: n.rank)
         return final
 
     def _keep_descendants(self) -> None:
-        kept = {self.final.hash: self.final}
-        for node in sorted(self._nodes.values(), key=lambda n: n.height):
+        kept = {self.final.hash}
+        for block_hash, node in list(self._nodes.items()):
             if node.parent in kept:
-                kept[node.hash] = node
-        self._nodes = kept
+                kept.add(block_hash)
+            elif node is not self.final:
+                del self._nodes[block_hash]
 
     def prune(self, floor_slot: int) -> None:
         """Forget blocks that no vote can notarize any more, then forks, until `MAX_BLOCKS` are left."""
         for node in [n for n in self._nodes.values() if not n.notarized and n.slot < floor_slot]:
             del self._nodes[node.hash]
+        if len(self._nodes) <= MAX_BLOCKS:
+            return
         longest = {node.hash for node in self.path(self.head)} | {self.final.hash}
         while len(self._nodes) - len(longest) > MAX_BLOCKS:
             parents = {node.parent for node in self._nodes.values()}

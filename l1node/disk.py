@@ -106,7 +106,9 @@ class Disk:
             return
         # Places are used again, so that the table stays as long as the longest tail ever was.
         used = {place for place, _ in self._tail.values()}
-        place = next(n for n in range(len(used) + 1) if n not in used)
+        place = 0
+        while place in used:
+            place += 1
         self._tail[block.hash] = place, block.header.height
         self.store.set_meta(f"tail/{place}", encode(CertifiedBlock(block.block, certificate)))
 

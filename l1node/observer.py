@@ -7,6 +7,7 @@ nor of networks, disks or clocks.
 
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 
 from chainkit.block import (
     Certificate,
@@ -191,16 +192,17 @@ class Observer:
 
     def _on_vote(self, vote: Vote) -> None:
         self._check_place(vote.chain_id, vote.slot)
-        if not self._may_vote(vote):
+        node = self._tree.get(vote.block_hash)
+        if not self._may_vote(node, vote):
             raise Refused(Rejection.NOT_VALIDATOR)
         if self._watch.has_settled(vote):
             raise Refused(Rejection.DUPLICATE)
         if not vote.valid():
             raise Refused(Rejection.BAD_SIGNATURE)
         self._take_vote(vote)
-        node = self._tree.get(vote.block_hash)
         if node is not None:
-            self._tally(node)
+            if not node.notarized:
+                self._tally(node)
         elif self._unknown_has_quorum(vote):
             self._request()
 
@@ -212,8 +214,8 @@ class Observer:
         if slot > self._slot + 1:
             raise Refused(Rejection.FUTURE)
 
-    def _may_vote(self, vote: Vote) -> bool:
-        node = self._tree.get(vote.block_hash)
+    def _may_vote(self, node: Node | None, vote: Vote) -> bool:
+        """``node``: the one that the vote is for, if it is known."""
         if node is not None:
             return node.validators.stake_of(vote.voter) > 0
         return any(self._set(n, vote.slot).stake_of(vote.voter) for n in self._tips())
@@ -238,11 +240,13 @@ class Observer:
     def _tally(self, node: Node) -> None:
         if node.notarized or self._tree.get(node.hash) is not node:
             return
-        stake_of = node.validators.stake_of
+        stakes = node.validators.stakes
         votes = self._watch.votes_for(node.slot, node.height, node.hash)
-        if node.validators.is_quorum(sum([stake_of(vote.voter) for vote in votes])):
-            voters = sorted((vote for vote in votes if stake_of(vote.voter)), key=lambda vote: vote.voter)
-            signatures = [CertificateVote(vote.voter, vote.signature) for vote in voters]
+        if node.validators.is_quorum(sum([stakes.get(vote.voter, 0) for vote in votes])):
+            signatures = [
+                CertificateVote(vote.voter, vote.signature) for vote in votes if stakes.get(vote.voter)
+            ]
+            signatures.sort(key=_voter)
             self._notarize(node, Certificate(node.slot, node.height, node.hash, signatures))
 
     def _notarize(self, node: Node, certificate: Certificate) -> None:
@@ -423,6 +427,8 @@ class Observer:
         return self._chain.validators(parent.executed.tree, slot)
 
 
+_voter = attrgetter("voter")
+
+
 def _pairs(nodes: list[Node]) -> list[tuple[ExecutedBlock, Certificate]]:
-    pairs = [(node.executed, node.certificate) for node in nodes]
-    return [(block, certificate) for block, certificate in pairs if certificate is not None]
+    return [(node.executed, node.certificate) for node in nodes if node.certificate is not None]

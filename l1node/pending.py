@@ -61,10 +61,10 @@ class Pending:
             self._at_hand.move(self._tree, block.tree, {**self._state.read(), **block.changes})
             self._tree = block.tree
             self._state = self._at_hand.state(block.tree)
-        # Whatever a block took in has changed its sender's nonce.
-        self.recent.remove(tx for block in blocks for tx in block.transactions)
-        touched = {k[1:] for block in blocks for k in block.changes if k[:1] == b"a" and len(k) == 33}
-        self.pool.update(self._state.account, sorted(touched))
+            self.recent.remove(block.transactions)
+        if len(self.pool):  # whatever a block took in has changed its sender's nonce
+            touched = {k[1:] for block in blocks for k in block.changes if k[:1] == b"a" and len(k) == 33}
+            self.pool.update(self._state.account, sorted(touched))
 
     # --- into a block ---
 

@@ -26,16 +26,17 @@ class Tail:
 
     def update(self, chain: Sequence[Pair]) -> None:
         """The chain is this one now; only what changed is looked at."""
-        new = {block.hash: (block, certificate) for block, certificate in chain}
-        for block_hash in self._blocks.keys() - new.keys():
-            for tx in self._blocks[block_hash][0].transactions:
-                del self._places[tx.id]
-        added = [block for block_hash, (block, _) in new.items() if block_hash not in self._blocks]
-        for block in added:
-            for position, tx in enumerate(block.transactions):
-                self._places[tx.id] = block, position
+        new = {pair[0].hash: pair for pair in chain}
+        for block_hash, (block, _) in self._blocks.items():
+            if block_hash not in new:
+                for tx in block.transactions:
+                    del self._places[tx.id]
+        for block_hash, (block, _) in new.items():
+            if block_hash not in self._blocks:
+                for position, tx in enumerate(block.transactions):
+                    self._places[tx.id] = block, position
         self._blocks = new
-        self._by_height = {block.header.height: (block, certificate) for block, certificate in chain}
+        self._by_height = {pair[0].header.height: pair for pair in chain}
 
     def at(self, height: int) -> Pair | None:
         """The block at a height."""
@@ -51,4 +52,4 @@ class Tail:
 
     def from_height(self, height: int) -> Iterable[Pair]:
         """The blocks from a height on, in order."""
-        return [pair for at, pair in sorted(self._by_height.items()) if at >= height]
+        return [pair for at, pair in self._by_height.items() if at >= height]

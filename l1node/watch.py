@@ -23,6 +23,9 @@ MAX_HEADERS = 2
 
 def forget_slots(table: dict[int, Any], before: int, floor: int) -> None:
     """Remove the slots below ``floor`` of a table that has none below ``before``, at the cost of those that go."""
+    if floor == before + 1:
+        table.pop(before, None)
+        return
     gone = range(before, floor) if floor - before <= len(table) else [s for s in table if s < floor]
     for slot in gone:
         table.pop(slot, None)
@@ -54,15 +57,18 @@ class Watch:
         self._headers: dict[int, dict[Address, list[SignedHeader]]] = {}
         self._reported: set[tuple[str, int, Address]] = set()
         self._floor = 0
+        self._has_older_headers = False
+        """Whether one below the floor was kept: a clock that was set back may bring any."""
 
     # --- votes ---
 
     def has_settled(self, vote: Vote) -> bool:
         """Whether the vote can tell nothing new: it is kept, or its voter convicted in that slot."""
-        if self.has_kept(vote):
-            return True
-        reported = ("double-vote", vote.slot, vote.voter) in self._reported
-        return reported and vote.voter in self._votes.get(vote.slot, {})
+        votes = self._votes.get(vote.slot)
+        kept = None if votes is None else votes.get(vote.voter)
+        if kept is None:
+            return False
+        return _same_block(kept, vote) or ("double-vote", vote.slot, vote.voter) in self._reported
 
     def has_kept(self, vote: Vote) -> bool:
         """Whether this very vote is kept: it was held against all others when it came, and they against it."""
@@ -89,17 +95,25 @@ class Watch:
 
     def keep(self, vote: Vote) -> None:
         """Remember a verified vote: the first of its voter and slot, and the voter's highest."""
-        if vote.slot >= self._floor:
-            self._votes.setdefault(vote.slot, {}).setdefault(vote.voter, vote)
-        highest = self._highest.get(vote.voter)
-        self._newest[vote.voter] = max(vote.slot, self._newest.get(vote.voter, 0))
+        slot, voter = vote.slot, vote.voter
+        if slot >= self._floor:
+            votes = self._votes.get(slot)
+            if votes is None:
+                self._votes[slot] = {voter: vote}
+            else:
+                votes.setdefault(voter, vote)
+        if slot > self._newest.get(voter, -1):
+            self._newest[voter] = slot
+        highest = self._highest.get(voter)
         if highest is None or vote.height >= highest.height:
-            self._highest[vote.voter] = vote
+            self._highest[voter] = vote
 
     def votes_for(self, slot: int, height: int, block_hash: Bytes32) -> list[Vote]:
         """The kept votes for exactly this place and hash."""
-        votes = self._votes.get(slot, {}).values()
-        return [v for v in votes if v.block_hash == block_hash and v.height == height]
+        votes = self._votes.get(slot)
+        if votes is None:
+            return []
+        return [v for v in votes.values() if v.block_hash == block_hash and v.height == height]
 
     # --- proposals ---
 
@@ -109,6 +123,7 @@ class Watch:
 
     def keep_header(self, header: SignedHeader) -> ProposalEvidence | None:
         """Remember a verified header; evidence if it is the proposer's second one in the slot."""
+        self._has_older_headers = self._has_older_headers or header.slot < self._floor
         kept = self._headers.setdefault(header.slot, {}).setdefault(header.proposer, [])
         if len(kept) >= MAX_HEADERS or any(h.block_hash == header.block_hash for h in kept):
             return None
@@ -125,16 +140,13 @@ class Watch:
         """Forget what is too old in ``slot``."""
         before, self._floor = self._floor, max(self._floor, slot - RECENT_SLOTS)
         forget_slots(self._votes, before, self._floor)
-        # Not `forget_slots`: a clock that was set back may have brought any.
-        for old in [s for s in self._headers if s < self._floor]:
-            del self._headers[old]
-        for voter in [v for v, vote in self._highest.items() if self._expired(vote, slot)]:
-            del self._highest[voter], self._newest[voter]
+        forget_slots(self._headers, 0 if self._has_older_headers else before, self._floor)
+        self._has_older_headers = False
         oldest = slot - self._evidence_slots
-        self._reported = {offence for offence in self._reported if offence[1] >= oldest}
-
-    def _expired(self, vote: Vote, slot: int) -> bool:
-        return slot - vote.slot > self._evidence_slots
+        for voter in [v for v, vote in self._highest.items() if vote.slot < oldest]:
+            del self._highest[voter], self._newest[voter]
+        if self._reported:
+            self._reported = {offence for offence in self._reported if offence[1] >= oldest}
 
 
 def _offence(evidence: Evidence) -> tuple[str, int, Address]:
