@@ -50,7 +50,8 @@ class EventLog:
         self._max_followers = max_followers
         self._places: list[_Place] = []  # longest first
         self._closed = False
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event | None = None
+        """Set at the next commit; there is none while nobody waits for one."""
         store.on_commit(self._wake)
 
     def append(
@@ -120,7 +121,7 @@ class EventLog:
         place = self._take_place(who)
         try:
             while not self._closed:
-                changed = self._changed  # before the read, so that no commit falls between
+                changed = self._next_change()  # before the read, so that no commit falls between
                 batch = self._store.events_from(from_seq, _BATCH)
                 for event in batch:
                     yield event
@@ -140,7 +141,7 @@ class EventLog:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not self._closed and self.last_seq <= after_seq:
-                    await self._changed.wait()
+                    await self._next_change().wait()
 
     def close(self) -> None:
         """End every follower now (the service is stopping)."""
@@ -148,8 +149,14 @@ class EventLog:
         self._wake()
 
     def _wake(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
+
+    def _next_change(self) -> asyncio.Event:
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        return self._changed
 
 
 def event_data(contracts: Mapping[str, Contract], event: Event) -> dict[str, Any]:

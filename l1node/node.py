@@ -111,7 +111,8 @@ class L1Node:
         """The switch of the faults, where there is one."""
         self.tail = Tail()
         self._broke = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._waiting: dict[asyncio.Future[None], None] = {}
+        """Those who wait for the next change, in order."""
         self.reporter = Reporter(chain.rules, key, self.disk.cases(), self.disk.set_cases)
         self.slashings = self.disk.slashings()
         final, certificate = self.disk.final()
@@ -184,10 +185,15 @@ class L1Node:
     def on_message(self, message: Proposal | Vote) -> Rejection | None:
         """A proposal or a vote; why it was refused, if it was. One of another history is passed over."""
         self._check_broken()
-        if isinstance(message, Proposal) and not self._agrees(message.block.header.height, message):
+        if isinstance(message, Vote):
+            self.counts["votes_in"] += 1
+        elif self._agrees(message.block.header.height, message):
+            self.counts["proposals_in"] += 1
+        else:
             return None
-        self._perform(self.engine.on_message(message, self.now_ms))
-        self.counts["proposals_in" if isinstance(message, Proposal) else "votes_in"] += 1
+        actions = self.engine.on_message(message, self.now_ms)
+        if actions:
+            self._perform(actions)
         return self.engine.refused
 
     def on_blocks(self, blocks: Sequence[CertifiedBlock]) -> None:
@@ -216,7 +222,7 @@ class L1Node:
 
     # --- doing what the engine says ---
 
-    def _perform(self, actions: Iterable[Action]) -> None:
+    def _perform(self, actions: Sequence[Action]) -> None:
         """Perform actions in order; what must be durable is on disk before the next message leaves."""
         durable: list[PersistVoted | BlockNotarized | BlocksFinalized] = []
         blocks = False
@@ -279,8 +285,13 @@ class L1Node:
         self.tail.update(self.engine.notarized_chain())
         self._head = Head(head.header, head.hash, head.tree)
         self._final = Head(final.header, final.hash, final.tree)
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Whoever waits in `changed` goes on."""
+        waiting, self._waiting = self._waiting, {}
+        for each in waiting:
+            _end_wait(each)
 
     def _check_broken(self) -> None:
         if self.broken is not None:
@@ -458,9 +469,15 @@ class L1Node:
 
     async def changed(self, seconds: float) -> None:
         """Return when the head or the final block has changed, or ``seconds`` of real time have gone."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+        self._waiting[waiting] = None
+        timer = loop.call_later(seconds, _end_wait, waiting)
+        try:
+            await waiting
+        finally:
+            timer.cancel()
+            self._waiting.pop(waiting, None)
 
     # --- the end ---
 
@@ -476,7 +493,12 @@ class L1Node:
         """End every stream and every long poll now."""
         self.stopping = True
         self.log.close()
-        self._changed.set()
+        self._wake()
+
+
+def _end_wait(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _slashing(height: int, receipt: Receipt, event: Event) -> Slashing:
