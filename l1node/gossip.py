@@ -26,6 +26,7 @@ MAX_TRANSACTION_BYTES = 8 * 1024 * 1024
 _BODY_BYTES = 1024 * 1024  # of transactions in one body: a proposal must not wait for more
 _CONSENSUS_BODY = 3 * 1024 * 1024  # of votes and proposals; one proposal is at most 2 MiB and little more
 _WIRES = 512  # transactions in one body
+_LATER = frozenset((408, 429, 502, 503, 504))  # what a peer that may take the body later answers
 
 
 _log = logging.getLogger("l1node.gossip")
@@ -35,30 +36,32 @@ class BoundedQueue:
     """Byte strings in order, at most ``max_items`` and ``max_bytes``: the oldest go when it is full."""
 
     def __init__(self, max_items: int, max_bytes: int) -> None:
-        self._items: deque[bytes] = deque()
+        self.items: deque[bytes] = deque()
+        """Oldest first; to look at only."""
         self._max_items = max_items
         self._max_bytes = max_bytes
         self.size = 0
         self.dropped = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def push(self, item: bytes) -> None:
-        self._items.append(item)
+        self.items.append(item)
         self.size += len(item)
-        while len(self._items) > self._max_items or self.size > self._max_bytes:
-            self.size -= len(self._items.popleft())
+        while len(self.items) > self._max_items or self.size > self._max_bytes:
+            self.size -= len(self.items.popleft())
             self.dropped += 1
 
     def take(self, max_items: int, max_bytes: int) -> list[bytes]:
         """Remove the oldest items: at least one, if there is one, and as many as stay within the bounds."""
+        if len(self.items) == 1:  # as nearly always
+            self.size = 0
+            return [self.items.pop()]
         taken: list[bytes] = []
         size = 0
-        while (
-            self._items and len(taken) < max_items and (not taken or size + len(self._items[0]) <= max_bytes)
-        ):
-            item = self._items.popleft()
+        while self.items and len(taken) < max_items and (not taken or size + len(self.items[0]) <= max_bytes):
+            item = self.items.popleft()
             size += len(item)
             taken.append(item)
         self.size -= size
@@ -67,10 +70,10 @@ class BoundedQueue:
     def give_back(self, items: Sequence[bytes]) -> None:
         """Put back what was taken and could not be sent, in front, as far as there is room."""
         for item in reversed(items):
-            if len(self._items) >= self._max_items or self.size + len(item) > self._max_bytes:
+            if len(self.items) >= self._max_items or self.size + len(item) > self._max_bytes:
                 self.dropped += 1
             else:
-                self._items.appendleft(item)
+                self.items.appendleft(item)
                 self.size += len(item)
 
 
@@ -105,19 +108,22 @@ class Peer:
         self._wake()
 
     def _wake(self) -> None:
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        idle = self._idle
+        if idle is not None and not idle.done():
+            idle.set_result(None)
 
     async def next_body(self) -> tuple[list[bytes], list[bytes]]:
         """Wait for something to send; what was taken: consensus messages and transaction wires.
 
         Transactions wait until no consensus message does: they may be large, and they have time.
         """
-        while not self.consensus and not self.transactions:
+        while not (self.consensus.items or self.transactions.items):
             self._idle = asyncio.get_running_loop().create_future()
             await self._idle
         messages = self.consensus.take(MAX_MESSAGES - 1, _CONSENSUS_BODY)
-        wires = [] if self.consensus else self.transactions.take(_WIRES, _BODY_BYTES)
+        if self.consensus.items or not self.transactions.items:
+            return messages, []
+        wires = self.transactions.take(_WIRES, _BODY_BYTES)
         return messages, wires
 
     def put_back(self, messages: Sequence[bytes], wires: Sequence[bytes]) -> None:
@@ -172,7 +178,7 @@ class Gossip:
         except UNREACHABLE as error:
             self._note(peer, f"{type(error).__name__}: {error}")
             return False
-        if answer.status in (408, 429, 502, 503, 504):
+        if answer.status in _LATER:
             self._note(peer, f"status {answer.status}")
             return False
         if answer.status >= 400:

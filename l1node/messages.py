@@ -6,7 +6,7 @@ A body is a MessagePack array of messages, each an array headed by its tag: ``[0
 ``[2, [wire, ...]]``. Each is encoded once, however many peers get it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -40,6 +40,8 @@ class TransactionsMessage(Record, frozen=True, tag=2):
     wires: Annotated[list[bytes], Meta(min_length=1, max_length=MAX_WIRES)]
 
 
+_ARRAY_OF_ONE = b"\x91"
+
 PeerMessage = ProposalMessage | VoteMessage | TransactionsMessage
 _Body = Annotated[list[PeerMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
 
@@ -54,8 +56,10 @@ def encode_transactions(wires: list[bytes]) -> bytes:
     return encode(TransactionsMessage(wires))
 
 
-def join(messages: Iterable[bytes]) -> bytes:
+def join(messages: Sequence[bytes]) -> bytes:
     """The body that carries these encoded messages, in order."""
+    if len(messages) == 1:
+        return _ARRAY_OF_ONE + messages[0]
     return encode([msgspec.Raw(message) for message in messages])
 
 

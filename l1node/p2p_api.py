@@ -165,4 +165,4 @@ def _blocks(node: L1Node, start: int, limit: int) -> bytes:
         if parts and size > MAX_ANSWER_BYTES:
             break
         parts.append(msgspec.Raw(part))
-    return encode(parts)
+    return encode(parts) if parts else _EMPTY
