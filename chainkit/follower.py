@@ -58,7 +58,7 @@ class FollowerCore:
         self.chain = chain
         self.tip = tip
         self.checkpoint = checkpoint
-        self._known: dict[Bytes32, Pair] = {}
+        self._known: dict[Bytes32, Pair] = {}  # parents before their children
         self.head_height = tip.header.height
         """Height of the highest notarized block seen."""
 
@@ -128,14 +128,13 @@ class FollowerCore:
     def _prune(self) -> None:
         """Forget what does not descend from the tip."""
         kept: dict[Bytes32, Pair] = {}
-        for block_hash, (block, certificate) in sorted(
-            self._known.items(), key=lambda item: item[1][0].header.height
-        ):
-            if block.header.parent == self.tip.hash or block.header.parent in kept:
-                kept[block_hash] = (block, certificate)
-        self._known = kept
-        heights = [block.header.height for block, _ in kept.values()]
-        self.head_height = max([self.tip.header.height, *heights])
+        head, root = self.tip.header.height, self.tip.hash
+        for block_hash, pair in self._known.items():
+            header = pair[0].header
+            if header.parent == root or header.parent in kept:
+                kept[block_hash] = pair
+                head = max(head, header.height)
+        self._known, self.head_height = kept, head
 
 
 OnFinal = Callable[[ExecutedBlock, Certificate], Awaitable[None]]

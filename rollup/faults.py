@@ -171,6 +171,8 @@ class FaultSet:
 
     def get(self, name: str) -> Fault | None:
         """The active fault of that name, or None."""
+        if not self._active:
+            return None
         return next((fault for fault in self if fault.name == name), None)
 
     @property
