@@ -1,6 +1,6 @@
 """The busiest routes of the services, straight to their handlers.
 
-Responsible for that nineteen of twenty requests do not go through routing, parameters and middleware, which cost
+Responsible for that most requests do not go through routing, parameters and middleware, which cost
 several times what the handlers do. Must not know what an answer means. What this hides (bounds on requests, the
 checks of parameters) is in the way of one seed in ten, which takes every request through the app (`Setup.full_http`).
 """
