@@ -8,7 +8,7 @@ T("packed-step", its bytes): the contract does not know which addresses the numb
 dispute comes down to that one step; then whoever proves it opens them against the directory's root.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, islice
@@ -20,8 +20,8 @@ from chainkit.merkle_list import list_proof
 from chainkit.transaction import SignedTransaction
 from rollup.batch import BatchBlock, decode_batch, encode_batch
 from rollup.directory import Directory
-from rollup.packing import NONE_DECODED, Packed, PackedBlock, Unpacked, numbers_of, pack, unpack_batch
 from rollup.packing import VERSION as PACKED
+from rollup.packing import Packed, PackedBlock, Unpacked, numbers_of, pack, unpack_batch
 from rollup.stf import BeginBlock, Step, Transact, step_hash
 
 PACKED_STEP: Final = "packed-step"
@@ -132,11 +132,11 @@ def write_contents(
     blocks: Sequence[BatchBlock],
     chain_id: int,
     directory: Directory,
-    decoded: Mapping[bytes, SignedTransaction] = NONE_DECODED,
+    decoded: Sequence[SignedTransaction] | None = None,
 ) -> bytes:
     """Batch data of these blocks: packed, or plain if a transaction has no packed form.
 
-    ``decoded`` are transactions by their wire bytes, as far as the caller has them.
+    ``decoded`` are the transactions of all blocks in order, if the caller has them.
     """
     plain = [(block.time, block.inbox_count, block.transactions) for block in blocks]
     return pack(plain, chain_id, len(directory), directory.numbers(), decoded) or encode_batch(blocks)

@@ -6,14 +6,14 @@ same key. Must not know how calls are signed, sent, paid for or repeated.
 """
 
 import logging
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from bridge import abi
-from chainkit.codec import Bytes32, decode, encode
-from chainkit.transaction import Body, Call, Transfer
+from chainkit.codec import Bytes32, encode
+from chainkit.transaction import Call, SignedTransaction, Transfer
 from rollup import player
 from rollup.batch import BatchBlock, encode_batch
 from rollup.block import L2Block
@@ -85,23 +85,23 @@ def batch_duties(node: RollupNode, before_ms: int) -> Iterator[Duty]:
     L1 takes some slots to make a batch final; one at a time would bound how much is ever posted. Should the first not
     land, L1 refuses the others for their parent, and all are made again.
     """
-    first = batch_duty(node, before_ms)
+    first = _next_batch(node, before_ms)
     if first is None:
         return
-    yield first
-    derivation, taken = node.derivation, _posted_by(first)
+    duty, blocks = first
+    yield duty
+    derivation, inbox_to = node.derivation, node.derivation.head_batch.record.inbox_to
     totals = derivation.totals
     if node.lies or node.faults.lie is not None or totals is None or _strangers_may_post(node, totals):
         return
-    waiting = _unposted(node, derivation.head_batch)
-    inbox_to, parent = taken.inbox_to, totals.next_batch
-    blocks = _fitting(node, waiting, before_ms)
+    waiting, parent = _unposted(node, derivation.head_batch), totals.next_batch
     while len(waiting := waiting[len(blocks) :]) and parent < totals.next_batch + IN_FLIGHT - 1:
+        inbox_to += sum(inbox_count(block) for block in blocks)
         blocks = _fitting(node, waiting, before_ms)
         if not blocks:
             return
-        inbox_to += sum(inbox_count(block) for block in blocks)
-        yield _submit(node, parent, inbox_to, blocks, blocks[-1].tree.root)
+        inbox_after = inbox_to + sum(inbox_count(block) for block in blocks)
+        yield _submit(node, parent, inbox_after, blocks, blocks[-1].tree.root)
         parent += 1
 
 
@@ -114,12 +114,14 @@ def _strangers_may_post(node: RollupNode, totals: abi.BridgeTotals) -> bool:
     return node.l1_height + margin > totals.last_batch_height + settings.sequencer_timeout
 
 
-def _posted_by(duty: Duty) -> abi.SubmitBatchArgs:
-    return decode(abi.SubmitBatchArgs, duty.move.call.args)
-
-
 def batch_duty(node: RollupNode, before_ms: int) -> Duty | None:
     """The next batch, if there are blocks for it and no lie of somebody else to build on."""
+    found = _next_batch(node, before_ms)
+    return None if found is None else found[0]
+
+
+def _next_batch(node: RollupNode, before_ms: int) -> tuple[Duty, list[L2Block]] | None:
+    """`batch_duty`, and the blocks that the batch has."""
     derivation = node.derivation
     head = derivation.head_batch
     if derivation.frozen or node.faults.get("withhold") or node.faults.get("halt"):
@@ -132,14 +134,16 @@ def batch_duty(node: RollupNode, before_ms: int) -> Duty | None:
     lie = node.lies.get(blocks[0].header.height) or _new_lie(node, blocks)
     root = blocks[-1].tree.root if lie is None else lie.root
     inbox_to = head.record.inbox_to + sum(inbox_count(block) for block in blocks)
-    return _submit(node, head.index, inbox_to, blocks, root)
+    return _submit(node, head.index, inbox_to, blocks, root), blocks
 
 
 def _submit(node: RollupNode, parent: int, inbox_to: int, blocks: list[L2Block], root: Bytes32) -> Duty:
     derivation = node.derivation
     batch_blocks = [_batch_block(block) for block in blocks]
-    decoded = {tx.wire: tx for block in blocks for tx in block.transactions if tx is not None}
-    data = write_contents(batch_blocks, derivation.rules.chain_id, derivation.directory, decoded)
+    own = [tx for block in blocks for tx in _own_transactions(block)]
+    decoded = [tx for tx in own if tx is not None]
+    at_hand = decoded if len(decoded) == len(own) else None
+    data = write_contents(batch_blocks, derivation.rules.chain_id, derivation.directory, at_hand)
     if len(data) > _room(node):  # `_fitting` promises that one of the two forms fits, not which
         data = min(data, encode_batch(batch_blocks), key=len)
     derivation.remember(data, batch_blocks)
@@ -217,7 +221,7 @@ def _fitting(node: RollupNode, blocks: list[L2Block], before_ms: int) -> list[L2
 class _Size:
     """How large the data of some blocks is at most, whichever format it takes; compression only helps."""
 
-    def __init__(self, known: Container[Bytes32]) -> None:
+    def __init__(self, known: Iterable[Bytes32]) -> None:
         self._known = known
         self._named: set[Bytes32] = set()
         self._plain = self._packed = 1024
@@ -229,32 +233,31 @@ class _Size:
 
     def add(self, block: L2Block) -> None:
         """One block more. A transaction that cannot be decoded has no packed form, nor has a batch with it."""
-        self._plain += 16
-        self._packed += 32
-        for step, tx in zip(block.steps, block.transactions, strict=True):
-            if isinstance(step, Transact):
-                self._plain += len(step.transaction) + 5
-                if tx is None:
-                    self._has_odd = True
-                else:
-                    self._packed += PACKED_BYTES + self._action(tx.body)
+        wires, own = _wires(block), _own_transactions(block)
+        bodies = [tx.body for tx in own if tx is not None]
+        self._has_odd = self._has_odd or len(bodies) < len(own)
+        actions = [body.action for body in bodies]
+        calls = [action for action in actions if not isinstance(action, Transfer)]
+        named = {body.sender for body in bodies}
+        named.update([action.to for action in actions if isinstance(action, Transfer)])
+        new = named.difference(self._known, self._named)
+        self._named |= new
+        self._plain += 16 + sum(map(len, wires)) + 5 * len(wires)
+        self._packed += 32 + PACKED_BYTES * len(bodies) + sum(map(len, new))
+        self._packed += sum(64 + len(call.args) for call in calls)
 
-    def _action(self, body: Body) -> int:
-        size = self._address(body.sender)
-        if isinstance(body.action, Transfer):
-            return size + self._address(body.action.to)
-        return size + 64 + len(body.action.args)
 
-    def _address(self, address: Bytes32) -> int:
-        if address in self._known or address in self._named:
-            return 0
-        self._named.add(address)
-        return len(address)
+def _own_transactions(block: L2Block) -> Sequence[SignedTransaction | None]:
+    """Those that are not forced: a block's messages come first."""
+    return block.transactions[inbox_count(block) :]
+
+
+def _wires(block: L2Block) -> list[bytes]:
+    return [step.transaction for step in block.steps if isinstance(step, Transact)]
 
 
 def _batch_block(block: L2Block) -> BatchBlock:
-    wires = [step.transaction for step in block.steps if isinstance(step, Transact)]
-    return BatchBlock(block.header.time, inbox_count(block), wires)
+    return BatchBlock(block.header.time, inbox_count(block), _wires(block))
 
 
 def _is_own_lie(node: RollupNode, batch: DerivedBatch) -> bool:

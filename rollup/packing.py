@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, TypeVar
 
 from msgspec import Meta
 
@@ -39,12 +39,14 @@ from rollup.batch import MAX_BATCH_BYTES, MAX_BATCHED_BYTES, MAX_BLOCKS, BatchEr
 from rollup.stf import MAX_STEP_BYTES
 
 VERSION = b"\x01"
-NONE_DECODED: Final[Mapping[bytes, SignedTransaction]] = {}
 MAX_TRANSACTIONS = 1 << 18
 SIGNATURE_BYTES = 64
 TRANSFER, CALL = 0, 1
 _ADDRESS_BYTES = 32
 _MAX_WIDTH = 7
+_NEW = -1
+"""Stands for the number of an address that has none yet."""
+_Ints = Sequence[int]
 
 
 class PackedTransfer(Record, frozen=True, tag=TRANSFER):
@@ -134,63 +136,69 @@ def pack(
     blocks: Sequence[tuple[int, int, Sequence[bytes]]],
     chain_id: int,
     known: int,
-    numbers: dict[Address, int],
-    decoded: Mapping[bytes, SignedTransaction] = NONE_DECODED,
+    numbers: Mapping[Address, int],
+    decoded: Sequence[SignedTransaction] | None = None,
 ) -> bytes | None:
     """Blocks of (time, inbox messages, wires) as packed data; ``numbers`` are those of the ``known`` first addresses.
-    ``decoded`` are transactions by their wires, as far as they are at hand.
+    ``decoded`` are the transactions of all these wires in order, if they are at hand.
 
     None if a wire is not a transaction of this chain, which has no packed form.
     """
+    wires = [wire for _, _, wires in blocks for wire in wires]
+    if max(map(len, wires), default=0) > MAX_STEP_BYTES:
+        return None
+    try:
+        transactions = decoded if decoded is not None else list(map(SignedTransaction.decode, wires))
+    except CodecError:
+        return None
+    bodies = [tx.body for tx in transactions]
+    actions = [body.action for body in bodies]
+    calls = [encode(action) for action in actions if not isinstance(action, Transfer)]
+    if max(map(len, calls), default=0) > MAX_BATCHED_BYTES or any(b.chain_id != chain_id for b in bodies):
+        return None
+    transfers = [action for action in actions if isinstance(action, Transfer)]
+    senders = [numbers.get(body.sender, _NEW) for body in bodies]
+    to = [numbers.get(transfer.to, _NEW) for transfer in transfers]
     fresh: dict[Address, int] = {}
-
-    def number(address: Address) -> int:
-        found = numbers.get(address)
-        if found is None or found >= known:
-            found = fresh.setdefault(address, known + len(fresh))
-        return found
-
-    expected: dict[int, int] = {}
-    rows: list[tuple[int, int, int, int, int]] = []
-    kinds, to, amounts = bytearray(), [], []
-    actions: list[bytes] = []
-    signatures: list[bytes] = []
-    for wire in (wire for _, _, wires in blocks for wire in wires):
-        try:
-            at_hand = decoded.get(wire) if len(wire) <= MAX_STEP_BYTES else None
-            tx = at_hand or SignedTransaction.decode(wire, limit=MAX_STEP_BYTES)
-        except CodecError:
-            return None
-        body, action = tx.body, tx.body.action
-        sender = number(body.sender)
-        nonce = body.nonce - expected.get(sender, 0) & MAX_AMOUNT
-        expected[sender] = body.nonce + 1
-        rows.append((sender, nonce, body.gas_limit, body.max_fee_per_gas, body.tip_per_gas))
-        if isinstance(action, Transfer):
-            kinds.append(TRANSFER)
-            to.append(number(action.to))
-            amounts.append(action.amount)
-        else:
-            kinds.append(CALL)
-            actions.append(encode(action))
-        if body.chain_id != chain_id or (actions and len(actions[-1]) > MAX_BATCHED_BYTES):
-            return None
-        signatures.append(tx.signature)
+    if _NEW in senders or _NEW in to:
+        fresh = _first_named(bodies, known, numbers)
+        senders = [fresh.get(body.sender, n) for body, n in zip(bodies, senders, strict=True)]
+        to = [fresh.get(transfer.to, n) for transfer, n in zip(transfers, to, strict=True)]
     columns = _Columns(
         known,
         b"".join(fresh),
         [PackedBlock(time, taken, len(wires)) for time, taken, wires in blocks],
-        bytes(kinds),
-        _column([row[0] for row in rows]),
-        _column([row[1] for row in rows]),
-        _column([row[2] for row in rows]),
-        _column([row[3] for row in rows]),
-        _column([row[4] for row in rows]),
+        bytes([TRANSFER if isinstance(action, Transfer) else CALL for action in actions]),
+        _column(senders),
+        _column(_offsets(senders, [body.nonce for body in bodies])),
+        _column([body.gas_limit for body in bodies]),
+        _column([body.max_fee_per_gas for body in bodies]),
+        _column([body.tip_per_gas for body in bodies]),
         _column(to),
-        _column(amounts),
-        actions,
+        _column([transfer.amount for transfer in transfers]),
+        calls,
     )
-    return VERSION + _deflate(columns) + b"".join(signatures)
+    return VERSION + _deflate(columns) + b"".join([tx.signature for tx in transactions])
+
+
+def _first_named(bodies: Sequence[Body], known: int, numbers: Mapping[Address, int]) -> dict[Address, int]:
+    """The numbers of addresses that have none yet, in the order in which they appear."""
+    fresh: dict[Address, int] = {}
+    for body in bodies:
+        for address in (body.sender, body.action.to if isinstance(body.action, Transfer) else body.sender):
+            if address not in numbers:
+                fresh.setdefault(address, known + len(fresh))
+    return fresh
+
+
+def _offsets(senders: _Ints, nonces: _Ints) -> list[int]:
+    """What is to be added to each sender's expected nonce; `_nonces` the other way round."""
+    expected: dict[int, int] = {}
+    offsets: list[int] = []
+    for sender, nonce in zip(senders, nonces, strict=True):
+        offsets.append(nonce - expected.get(sender, 0) & MAX_AMOUNT)
+        expected[sender] = nonce + 1
+    return offsets
 
 
 def _deflate(columns: _Columns) -> bytes:
@@ -204,7 +212,6 @@ def _deflate(columns: _Columns) -> bytes:
 
 
 A = TypeVar("A")
-_Ints = Sequence[int]
 Addresses = Callable[[Sequence[int]], list[Address]]
 """The addresses with these numbers."""
 
