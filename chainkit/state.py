@@ -125,17 +125,15 @@ class State:
         self._journal.clear()
 
     def write_step(self, written: Mapping[bytes, bytes]) -> None:
-        """What `set` of each key and then `end_step` would do, for values that are not empty. No mark may be open."""
+        """What `set` of each key and then `end_step` would do, for keys that were read, and values that are neither
+        empty nor those which they have. No mark may be open."""
         values, dirty = self._values, self._dirty
         self.end_step()
-        for key, value in written.items():
-            old = values.get(key)
-            if old is None:
-                old = self.get(key)
-            if old != value:
-                values[key] = value
-                dirty.setdefault(key, old)
-                self._kept.add(key)
+        for key in written:
+            if key not in dirty:
+                dirty[key] = values[key]
+        self._kept.update(written)
+        values.update(written)
 
     def read(self) -> Mapping[bytes, bytes]:
         """Every key that was asked for, with its present value."""

@@ -6,7 +6,8 @@ one by one, with `State.end_step` after each; a test holds the two against each 
 left to it, after `Transfers.flush`. Must not know of blocks, nor who ordered the transactions.
 
 What makes it fast: an account is four integers while it is open, found by its address; whether it may be open at all
-is asked once, and the vault is known by being that very object. Nothing is made for a transfer but its receipt.
+is asked once, and the vault is known by being that very object. Nothing is made for a transfer but its receipt, and
+nothing is called for it: as many as there are run in one loop.
 """
 
 from collections.abc import Iterable
