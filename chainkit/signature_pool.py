@@ -8,7 +8,7 @@ A worker is another process and not a thread because of Python's lock: with the 
 all of its one core for execution, and the next request is checked while this one runs.
 
 What makes it fast: to send a request, to wake up for its answer and to go on costs as much as to read twenty
-transactions. So a body is one request to each worker, what is small and comes while all workers work is one together,
+transactions. So a body is one request to each worker, single transactions of one turn of the loop are one together,
 and verdicts stay bytes until all of a body are there.
 """
 
@@ -56,16 +56,12 @@ _Part = tuple[_Items, asyncio.Future[bytes]]
 class _Worker(asyncio.Protocol):
     """One worker process, seen from here: what it owes, and its answers as they come."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], lost: Callable[["_Worker"], None], free: Callable[[], None]
-    ) -> None:
-        """``lost`` is told when it is gone, ``free`` when it owes nothing any more."""
+    def __init__(self, process: subprocess.Popen[bytes], lost: Callable[["_Worker"], None]) -> None:
         self.process = process
         self.owed: deque[_Part] = deque()
         self.waiting = 0  # signatures in `owed`
         self.progress = 0.0  # when it last answered, or was asked while it owed nothing
         self._lost = lost
-        self._free = free
         self._answers = b""
         self._transport: asyncio.WriteTransport | None = None
 
@@ -101,11 +97,10 @@ class _Worker(asyncio.Protocol):
                 future.set_result(answers[:count])
             answers = answers[count:]
         self._answers = answers
-        if not self.owed:
-            if answers:  # it says more than it was asked: nothing that it says is to be believed
-                self.process.kill()
-            else:
-                self._free()
+        if (
+            answers and not self.owed
+        ):  # it says more than it was asked: nothing that it says is to be believed
+            self.process.kill()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost(self)
@@ -122,8 +117,7 @@ class SignaturePool:
         self._workers: list[_Worker] = []
         self._deaths = 0
         self._closed = False
-        self._gathered: deque[_Part] = deque()  # small parts that wait until a worker owes nothing
-        self._size = 0  # signatures in them
+        self._gathered: list[_Part] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self.waiting = 0
@@ -175,36 +169,34 @@ class SignaturePool:
 
     def _hand_over(self, share: _Items) -> asyncio.Future[bytes]:
         """The verdicts on these, once a worker has said them."""
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if not self._gathered:  # the first of this turn of the loop sends for all
+            loop.call_soon(self._send_gathered)
+        answer: asyncio.Future[bytes] = loop.create_future()
         self._gathered.append((share, answer))
-        self._size += len(share)
-        self._send_gathered()
         return answer
 
     def _send_gathered(self) -> None:
-        """Requests to those who have nothing to do; a chunk or more does not wait for that."""
-        now = asyncio.get_running_loop().time()
-        while self._gathered:
-            worker = min(self._workers, key=lambda worker: worker.waiting, default=None)
-            if worker is not None and worker.waiting and self._size < CHUNK:
-                return
-            request, size = self._next_request()
-            if worker is not None:
-                worker.ask(request, size, now)
-            else:  # the last of them died just now
-                for part in request:
-                    _verify_here(*part)
+        """One request for what came in this turn of the loop and fits a chunk together, one for each larger share."""
+        gathered, self._gathered = self._gathered, []
+        request: list[_Part] = []
+        size = 0
+        for part in gathered:
+            if request and size + len(part[0]) > CHUNK:
+                self._send(request, size)
+                request, size = [], 0
+            request.append(part)
+            size += len(part[0])
+        if request:
+            self._send(request, size)
 
-    def _next_request(self) -> tuple[list[_Part], int]:
-        """Parts that fit a chunk together, or a larger one; and how many signatures they have."""
-        gathered = self._gathered
-        request = [gathered.popleft()]
-        size = len(request[0][0])
-        while gathered and size + len(gathered[0][0]) <= CHUNK:
-            request.append(gathered.popleft())
-            size += len(request[-1][0])
-        self._size -= size
-        return request, size
+    def _send(self, request: list[_Part], size: int) -> None:
+        if not self._workers:  # the last of them died just now
+            for part in request:
+                _verify_here(*part)
+            return
+        worker = min(self._workers, key=lambda worker: worker.waiting)
+        worker.ask(request, size, asyncio.get_running_loop().time())
 
     # --- a worker's life ---
 
@@ -219,7 +211,7 @@ class SignaturePool:
             ours.close()
             _log.warning("a signature worker cannot be started: %s", error)
             return
-        worker = _Worker(process, self._lose, self._send_gathered)
+        worker = _Worker(process, self._lose)
         await asyncio.get_running_loop().create_unix_connection(lambda: worker, sock=ours)
         self._workers.append(worker)
 
@@ -231,7 +223,6 @@ class SignaturePool:
         owed, worker.owed = worker.owed, deque()
         for part in owed:
             _verify_here(*part)
-        self._send_gathered()
         if self._closed:
             return
         self._deaths += 1
