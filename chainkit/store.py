@@ -147,8 +147,10 @@ CREATE TABLE events (
                 "INSERT INTO blocks (height, hash, certificate, block) VALUES (?, ?, ?, ?)",
                 (height, block_hash, certificate, block),
             )
+            self._logged += len(block)
             if pairs:
                 entries, encoded = pack(block, pairs, receipts)
+                self._logged += len(entries) + len(encoded)
                 self._places.add(height, [tx.id for tx, _ in pairs], ran_of(entries))
                 self._run("INSERT INTO transactions VALUES (?, ?, ?)", (height, entries, encoded))
 

@@ -1,10 +1,13 @@
 """The store: all or nothing, also under SIGKILL; whose directory it is; damage is said, not hidden."""
 
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from fake_chain import MemoryBackend, certify
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chainkit import database
 from chainkit.codec import encode
 from chainkit.keys import dev_keypair
 from chainkit.merkle import Tree
@@ -267,4 +271,76 @@ def test_a_flush_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(StoreError, match="cannot be used"):
         store.flush()
+    store.close()
+
+
+def _heights_in_the_file_alone(store: Store, copy: Path) -> list[int]:
+    """The blocks that are there without the write-ahead log."""
+    shutil.copy(store.file, copy)
+    with closing(sqlite3.connect(f"{copy.as_uri()}?immutable=1", uri=True)) as db:
+        return [height for (height,) in db.execute("SELECT height FROM blocks ORDER BY height")]
+
+
+def _put(store: Store, height: int, size: int) -> None:
+    with store.transaction(flush=False):
+        store.put_block(bytes(size), height, height.to_bytes(32, "big"), None, [])
+
+
+def test_what_the_log_has_is_moved_on_by_who_flushes_not_by_a_commit(tmp_path: Path) -> None:
+    """It takes tens of milliseconds, in which the event loop should go on."""
+    open_store(tmp_path / "data").close()  # the tables are in the file
+    store = open_store(tmp_path / "data")
+    for height in range(1, 5):
+        _put(store, height, database._LOG_BYTES // 2)
+        assert _heights_in_the_file_alone(store, tmp_path / "copy") == []
+    for height in (5, 6):
+        _put(store, height, 1)
+        store.flush()
+        assert _heights_in_the_file_alone(store, tmp_path / "copy") == [1, 2, 3, 4, 5], "and 6 is too little"
+    store.close()
+
+
+def test_a_log_that_nobody_flushes_is_moved_on_by_the_commit(tmp_path: Path) -> None:
+    open_store(tmp_path / "data").close()
+    store = open_store(tmp_path / "data")
+    for height in range(1, 4):
+        _put(store, height, 4096 * database._LOG_PAGES // 2)
+    assert _heights_in_the_file_alone(store, tmp_path / "copy") != []
+    store.close()
+
+
+def test_blocks_are_written_while_the_log_is_moved_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two connections, two threads: nothing that was committed is lost, nor does either fail."""
+    monkeypatch.setattr(database, "_LOG_BYTES", 0)
+    store = open_store(tmp_path / "data")
+    with ThreadPoolExecutor(1) as thread:
+        flushes = []
+        for height in range(1, 200):
+            _put(store, height, 200 * height)
+            flushes.append(thread.submit(store.flush))
+        for flush in flushes:
+            flush.result()
+    assert _heights_in_the_file_alone(store, tmp_path / "copy") != [], "control: it was moved on"
+    store.close()
+    again = open_store(tmp_path / "data")
+    assert [len(stored.block) for stored in again.blocks_from(1, 1000)] == [200 * n for n in range(1, 200)]
+    again.close()
+
+
+def test_a_log_that_cannot_be_moved_on_is_flushed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when SQLite tries it after a commit: the log has everything, and the next write that fails says so."""
+    store = open_store(tmp_path / "data")
+    _put(store, 1, 2 * database._LOG_BYTES)
+
+    def fail(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", fail)
+        store.flush()
+    assert store.head_height() == 1
     store.close()
