@@ -188,6 +188,8 @@ class Follower:
 
     async def _fetch_meanwhile(self, start: int) -> list[CertifiedBlock]:
         """The next blocks; what is held is handed out until they are there."""
+        if not self._held:
+            return await self._fetch(start)
         coming = asyncio.create_task(self._fetch(start), name="fetch-blocks")
         try:
             while self._held and not coming.done():
