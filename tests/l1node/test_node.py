@@ -548,3 +548,24 @@ def test_after_a_power_cut_of_all_the_chain_goes_on(genesis: Genesis, tmp_path: 
             assert not any(contradiction(a, b) for a, b in combinations(votes, 2))
 
     run(test())
+
+
+def test_whoever_waits_for_a_change_is_woken_by_it_or_in_time_and_leaves_nothing(
+    genesis: Genesis, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        async with Mesh(genesis, tmp_path).running("v0") as mesh:
+            node = mesh.nodes["v0"]
+            gone = asyncio.create_task(node.changed(30))
+            waits = asyncio.create_task(node.changed(30))
+            await asyncio.sleep(0)
+            gone.cancel()
+            await asyncio.wait([gone])
+            assert len(node._waiting) == 1  # who hangs up is not kept until the next change
+            await node.changed(0.01)
+            assert not waits.done()
+            node.stop()
+            await waits
+            assert not node._waiting
+
+    run(test())
