@@ -207,13 +207,14 @@ class Follower:
     async def _take(self, start: int, blocks: list[CertifiedBlock]) -> int:
         """Take blocks in and hand out final ones; returns the height to go on from, or ``start`` if this
         node has nothing more to give. Raises `FollowError` for a lie, and for a fork that this node is not on."""
-        before = self._core.head_height
+        before, heard = self._core.head_height, self.heard_final
         found = False
         for place in range(0, len(blocks), PIECE):
             try:
                 final = self._core.add(blocks[place : place + PIECE])
             except FollowError:
                 if not found:
+                    self.heard_final = heard  # of a page that is refused nothing counts
                     raise
                 break  # a bad block hides no good one: it is refused when it comes again
             found = found or bool(final)

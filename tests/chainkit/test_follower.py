@@ -462,6 +462,29 @@ def test_a_page_of_what_is_known_already_raises_no_hope(
     assert asyncio.run(main()) == core.tip.header.height == 79
 
 
+def test_what_stood_behind_a_forged_block_raises_no_hope(
+    script: Script, long_chain: list[CertifiedBlock]
+) -> None:
+    """A page counts for what is left of it while it is looked through, and no longer if it is refused."""
+    forged = replace(long_chain[0].block, header=replace(long_chain[0].block.header, height=2**52))
+    page = [*long_chain[: module.PIECE], *[replace(long_chain[0], block=forged)] * module.PAGE]
+    core = core_of(script)
+    core.add(long_chain)
+
+    async def never(block: ExecutedBlock, _: Certificate) -> None:
+        raise AssertionError(f"block {block.header.height} is not new")
+
+    async def main() -> None:
+        following = Follower([FakeNode("liar", lambda _: []).client()], core, never)
+        following.heard_final = core.tip.header.height
+        with pytest.raises(FollowError):
+            await following._take(81, page)
+        await following.client.aclose()
+        assert following.heard_final == core.tip.header.height
+
+    asyncio.run(main())
+
+
 def test_what_on_final_raises_ends_the_loop(script: Script, long_chain: list[CertifiedBlock]) -> None:
     handed, _ = follow(script, [FakeNode("node", serving(long_chain))], until=1)
     assert handed == [1]
