@@ -10,7 +10,7 @@ dispute comes down to that one step; then whoever proves it opens them against t
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate, islice
 from typing import Final, Protocol
 
@@ -25,6 +25,11 @@ from rollup.packing import Packed, PackedBlock, Unpacked, numbers_of, pack, unpa
 from rollup.stf import BeginBlock, Step, Transact, step_hash
 
 PACKED_STEP: Final = "packed-step"
+KEPT: Final = 8
+"""Batches that are kept as they were read."""
+KEPT_ENTRIES: Final = 16_384
+"""Steps and addresses of a batch that is kept. Four KB of data may stand for a million steps, which no contract takes:
+read they are 40 MB, and whoever posts such batches must not fill the memory of all who run the contract."""
 
 
 class Addresses(Protocol):
@@ -115,12 +120,25 @@ def packed_hash(data: bytes) -> Bytes32:
     return tagged_hash(PACKED_STEP, data)
 
 
-@lru_cache(maxsize=8)
+_kept: dict[tuple[bytes, int], Contents] = {}
+
+
 def read_contents(data: bytes, addresses: int) -> Contents:
     """Read batch data in bounded memory, for a directory with so many ``addresses``. Raises `BatchError`.
 
     The last ones are kept: in one process the contract and derivation read the same batch, some L1 blocks later.
     """
+    contents = _kept.get((data, addresses))
+    if contents is None:
+        contents = _read(data, addresses)
+        if contents.steps + len(contents.addresses) <= KEPT_ENTRIES:
+            _kept[data, addresses] = contents
+            if len(_kept) > KEPT:
+                del _kept[next(iter(_kept))]
+    return contents
+
+
+def _read(data: bytes, addresses: int) -> Contents:
     if data[:1] == PACKED:
         return Contents(*unpack_batch(data, addresses))
     plain = decode_batch(data)

@@ -290,6 +290,22 @@ def test_a_bomb_is_refused_in_bounded_memory(plain: bytes) -> None:
     assert peak < 4 * MAX_BATCH_BYTES
 
 
+def test_batches_that_no_contract_takes_do_not_stay_in_memory() -> None:
+    """A few KB each, refused for the number of their steps only after they were read: nobody pays for a million."""
+    wires = [bytes(2)] * (MAX_BATCH_BYTES // 4 - 100)
+    bombs = [encode_batch([BatchBlock(time, 0, wires)]) for time in range(3)]
+    assert max(map(len, bombs)) < 5_000
+    del wires
+    tracemalloc.start()
+    try:
+        assert [read_contents(data, 0).steps > 1_000_000 for data in bombs] == [True] * 3
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left < MAX_BATCH_BYTES
+    assert read_contents(PACKED, 0) is read_contents(PACKED, 0)
+
+
 # --- commitments ---
 
 
