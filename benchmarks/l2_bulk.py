@@ -13,7 +13,7 @@ from benchmarks.stack import rollup_config, running
 from benchmarks.submitting import BULK, submit
 
 SERVICES = ["validator-0", "sequencer"]
-CONNECTIONS = 4
+CONNECTIONS = 8
 
 
 def run(lab: Lab) -> Figures:

@@ -9,7 +9,8 @@ all of its one core for execution, and the next request is checked while this on
 
 What makes it fast: to send a request, to wake up for its answer and to go on costs as much as to read twenty
 transactions. So a body is one request to each worker, single transactions of one turn of the loop are one together,
-and verdicts stay bytes until all of a body are there.
+and verdicts stay bytes until all of a body are there. While all workers have plenty to do this process checks a share
+itself, between its other work.
 """
 
 import asyncio
@@ -31,6 +32,10 @@ MOST: Final = 512
 """Of one list in one request: the largest body is then two, and who has owed an answer for long has not said a word."""
 SMALL: Final = 16
 """Without workers, so many are checked before others have their turn: about a millisecond."""
+PLENTY: Final = 512
+"""When each worker has so many to check, this process takes a share of what comes: it would wait for them otherwise."""
+OWN_SHARE: Final = 6
+"""A sixth: execution leaves it so much of its core."""
 ANSWER_SECONDS: Final = 10.0
 """A worker that owes an answer for so long is given up."""
 QUEUE_BYTES: Final = 1024 * 1024
@@ -141,16 +146,16 @@ class SignaturePool:
         self.waiting += count
         try:
             if self._workers:
+                handed = transactions[: count - self._own_share(count)]
                 size = min(MOST, max(CHUNK, -(-count // len(self._workers))))
-                shares = [transactions[start : start + size] for start in range(0, count, size)]
+                shares = [handed[start : start + size] for start in range(0, len(handed), size)]
                 answers = [self._hand_over(share) for share in shares]
+                await _verify_by_and_by(transactions[len(handed) :])
                 verdicts = b"".join([await answer for answer in answers])
-                for tx, verdict in zip(transactions, verdicts, strict=True):
+                for tx, verdict in zip(handed, verdicts, strict=True):
                     tx.note_signature(verdict == VALID)
-            else:  # not in a thread: beside a busy one it waits milliseconds for Python's lock, at every signature
-                for start in range(0, count, SMALL):
-                    verify_signatures(transactions[start : start + SMALL])
-                    await asyncio.sleep(0)
+            else:
+                await _verify_by_and_by(transactions)
         finally:
             self.waiting -= count
 
@@ -164,6 +169,11 @@ class SignaturePool:
             worker.close()
         for worker in workers:
             await _end(worker.process)
+
+    def _own_share(self, count: int) -> int:
+        """How many of so many this process checks itself."""
+        is_behind = min(worker.waiting for worker in self._workers) >= PLENTY
+        return count // OWN_SHARE if is_behind else 0
 
     # --- handing over ---
 
@@ -250,6 +260,13 @@ class SignaturePool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def _verify_by_and_by(transactions: _Items) -> None:
+    """In this process, and not in a thread: beside a busy one it waits milliseconds for Python's lock, each time."""
+    for start in range(0, len(transactions), SMALL):
+        verify_signatures(transactions[start : start + SMALL])
+        await asyncio.sleep(0)
 
 
 def _verify_here(transactions: _Items, future: asyncio.Future[bytes]) -> None:

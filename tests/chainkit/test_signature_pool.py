@@ -14,8 +14,8 @@ from ledger import ALICE, BOB, transfer
 
 from chainkit import signature_pool, verify_worker
 from chainkit.keys import verify
-from chainkit.signature_pool import CHUNK, MOST, SignaturePool
-from chainkit.transaction import SignedTransaction
+from chainkit.signature_pool import CHUNK, MOST, OWN_SHARE, PLENTY, SMALL, SignaturePool
+from chainkit.transaction import SignedTransaction, verify_signatures
 
 SECONDS = 30.0
 
@@ -99,6 +99,33 @@ def test_a_body_is_shared_by_all_workers_in_few_requests(
 
     with_pool(workers, work)
     assert MOST * verify_worker.ITEM_BYTES <= verify_worker.MAX_REQUEST_BYTES
+
+
+def test_behind_a_busy_worker_this_process_checks_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    here: list[int] = []
+
+    def counted(transactions: Sequence[SignedTransaction]) -> None:
+        here.append(len(transactions))
+        verify_signatures(transactions)
+
+    monkeypatch.setattr(signature_pool, "verify_signatures", counted)
+
+    async def work(pool: SignaturePool) -> None:
+        os.kill(pool.processes[0], signal.SIGSTOP)  # what it is given waits
+        many, truth = some(PLENTY)
+        first = asyncio.create_task(pool.verify(many))
+        await until(lambda: pool._workers[0].waiting == PLENTY)
+        assert here == []  # until now it had little to do
+        more, more_truth = some(100)
+        second = asyncio.create_task(pool.verify(more))
+        await until(lambda: sum(here) == 100 // OWN_SHARE)
+        assert max(here) <= SMALL
+        os.kill(pool.processes[0], signal.SIGCONT)
+        await asyncio.gather(first, second)
+        assert [tx._valid for tx in many] == truth
+        assert [tx._valid for tx in more] == more_truth
+
+    with_pool(1, work)
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_work_is_done() -> None:
