@@ -25,7 +25,7 @@ from chainkit.transaction import Body, Call, SignedTransaction, transaction_id
 from layerlab.config import DevnetConfig
 from layerlab.genesis import make_l1_genesis
 from rollup.batch import BatchBlock
-from rollup.contents import CommittedSteps, read_contents, step_hashes, write_contents
+from rollup.contents import CommittedSteps, forget_contents, read_contents, step_hashes, write_contents
 from rollup.directory import Directory
 from rollup.stf import BeginBlock, Step, Transact
 from rollup.trace import Lie, Trace
@@ -119,5 +119,5 @@ class Arena:
     def submit(self, batch: Batch, root: bytes) -> float:
         """Post a batch that claims ``root``; the CPU seconds that the contract took."""
         args = abi.SubmitBatchArgs(parent=0, inbox_to=0, data=batch.data, state_root=root)
-        read_contents.cache_clear()  # the contract decodes the batch itself
+        forget_contents()  # the contract decodes the batch itself
         return self.call("sequencer", "submit_batch", args, self.settings.proposer_bond)[1]

@@ -138,6 +138,11 @@ def read_contents(data: bytes, addresses: int) -> Contents:
     return contents
 
 
+def forget_contents() -> None:
+    """Read anew what was read before (to measure, or to try inputs one by one)."""
+    _kept.clear()
+
+
 def _read(data: bytes, addresses: int) -> Contents:
     if data[:1] == PACKED:
         return Contents(*unpack_batch(data, addresses))

@@ -54,7 +54,7 @@ from l1node.staking import ReportArgs, UnstakeArgs
 from layerlab.archive import MANIFEST, read_manifest
 from layerlab.config import DevnetConfig, DevnetError, demo_config
 from rollup.batch import BatchBlock, BatchError, decode_batch, encode_batch
-from rollup.contents import _kept, read_contents
+from rollup.contents import forget_contents, read_contents
 from rollup.directory import Directory, Frontier
 from rollup.faults import fault_from_json
 from rollup.messenger import WithdrawArgs
@@ -236,7 +236,7 @@ def batch(data: bytes) -> bool:
     except BatchError:
         return False
     finally:
-        _kept.clear()
+        forget_contents()
     directory = Directory()
     directory.append([bytes(32)] * known + list(contents.addresses))
     wires = contents.wires(directory, L2_CHAIN)
