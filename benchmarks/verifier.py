@@ -1,8 +1,8 @@
 """Transfers a second that a verifier derives from L1 and compares, alone on the machine.
 
-Services: L1 with one validator (0.2 s slots) and the sequencer until every batch is in a final L1 block; then the
-sequencer ends and a verifier starts with nothing on its disk. The clock runs from its first answer over HTTP until
-its safe head is the sequencer's; what it had done before that answer does not count.
+The same transfers as in `l2_bulk`. Services: L1 with one validator (0.2 s slots) and the sequencer until every batch is
+in a final L1 block; then the sequencer ends and a verifier starts with nothing on its disk. The clock runs from its
+first answer over HTTP until its safe head is the sequencer's; what it had done before that answer does not count.
 """
 
 import time
@@ -20,7 +20,7 @@ from benchmarks.submitting import BULK, submit
 
 def run(lab: Lab) -> Figures:
     config = rollup_config(slot_ms=200)
-    accounts, count = lab.size(10_000, 500), lab.size(40_000, 3_000)
+    accounts, count = lab.size(10_000, 500), lab.size(100_000, 3_000)
     wires = workload.transfers(workload.Plan(config.l2_chain_id, accounts, count))
     with running(config, SERVICES, lab.say, l2_accounts=accounts, more=lab.sequencer_options()) as stack:
         submit(stack.url("sequencer"), wires, per_request=BULK, connections=2)

@@ -35,7 +35,9 @@ SMALL: Final = 16
 PLENTY: Final = 512
 """When each worker has so many to check, this process takes a share of what comes: it would wait for them otherwise."""
 OWN_SHARE: Final = 6
-"""A sixth: execution leaves it so much of its core."""
+"""A sixth, at most: execution leaves it so much of its core."""
+OWN_KEYS: Final = 256 // OWN_SHARE
+"""First bytes of the keys of that share."""
 ANSWER_SECONDS: Final = 10.0
 """A worker that owes an answer for so long is given up."""
 QUEUE_BYTES: Final = 1024 * 1024
@@ -146,11 +148,11 @@ class SignaturePool:
         self.waiting += count
         try:
             if self._workers:
-                handed = transactions[: count - self._own_share(count)]
+                own, handed = self._own_share(transactions)
                 size = min(MOST, max(CHUNK, -(-count // len(self._workers))))
                 shares = [handed[start : start + size] for start in range(0, len(handed), size)]
                 answers = [self._hand_over(share) for share in shares]
-                await _verify_by_and_by(transactions[len(handed) :])
+                await _verify_by_and_by(own)
                 verdicts = b"".join([await answer for answer in answers])
                 for tx, verdict in zip(handed, verdicts, strict=True):
                     tx.note_signature(verdict == VALID)
@@ -170,10 +172,22 @@ class SignaturePool:
         for worker in workers:
             await _end(worker.process)
 
-    def _own_share(self, count: int) -> int:
-        """How many of so many this process checks itself."""
-        is_behind = min(worker.waiting for worker in self._workers) >= PLENTY
-        return count // OWN_SHARE if is_behind else 0
+    def _own_share(self, transactions: _Items) -> tuple[_Items, _Items]:
+        """What this process checks itself, and what it hands over.
+
+        It is what the same senders send each time: a process that meets a key checks it, for as much as a signature.
+        """
+        if min(worker.waiting for worker in self._workers) < PLENTY:
+            return (), transactions
+        own: list[SignedTransaction] = []
+        others: list[SignedTransaction] = []
+        room = len(transactions) // OWN_SHARE
+        for tx in transactions:
+            if tx.body.sender[0] < OWN_KEYS and len(own) < room:
+                own.append(tx)
+            else:
+                others.append(tx)
+        return own, others
 
     # --- handing over ---
 

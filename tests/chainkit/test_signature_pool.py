@@ -13,8 +13,8 @@ import pytest
 from ledger import ALICE, BOB, transfer
 
 from chainkit import signature_pool, verify_worker
-from chainkit.keys import verify
-from chainkit.signature_pool import CHUNK, MOST, OWN_SHARE, PLENTY, SMALL, SignaturePool
+from chainkit.keys import KeyPair, verify
+from chainkit.signature_pool import CHUNK, MOST, OWN_KEYS, OWN_SHARE, PLENTY, SMALL, SignaturePool
 from chainkit.transaction import SignedTransaction, verify_signatures
 
 SECONDS = 30.0
@@ -27,9 +27,18 @@ def forged(tx: SignedTransaction) -> SignedTransaction:
 
 def some(count: int) -> tuple[list[SignedTransaction], list[bool]]:
     """Transactions of which every third is forged, and the true verdicts."""
-    good = [SignedTransaction.decode(transfer(ALICE, n, BOB.address, 5).wire) for n in range(count)]
+    return some_of(ALICE, count)
+
+
+def some_of(sender: KeyPair, count: int) -> tuple[list[SignedTransaction], list[bool]]:
+    """`some` of a sender's."""
+    good = [SignedTransaction.decode(transfer(sender, n, BOB.address, 5).wire) for n in range(count)]
     found = [forged(tx) if n % 3 == 1 else tx for n, tx in enumerate(good)]
     return found, [verify(tx.body.sender, tx.id, tx.signature) for tx in found]
+
+
+def first_byte_below(bound: int) -> KeyPair:
+    return next(key for n in range(256) if (key := KeyPair(bytes([n] * 32))).address[0] < bound)
 
 
 def with_pool(workers: int, work: Callable[[SignaturePool], Awaitable[None]]) -> SignaturePool:
@@ -116,14 +125,16 @@ def test_behind_a_busy_worker_this_process_checks_a_share(monkeypatch: pytest.Mo
         first = asyncio.create_task(pool.verify(many))
         await until(lambda: pool._workers[0].waiting == PLENTY)
         assert here == []  # until now it had little to do
-        more, more_truth = some(100)
-        second = asyncio.create_task(pool.verify(more))
-        await until(lambda: sum(here) == 100 // OWN_SHARE)
+        more, more_truth = some_of(first_byte_below(OWN_KEYS), 100)
+        others, others_truth = some_of(ALICE, 100)
+        again = [asyncio.create_task(pool.verify(others)), asyncio.create_task(pool.verify(more))]
+        await until(lambda: sum(here) == 100 // OWN_SHARE)  # of a sixth of the keys, and no more than a sixth
+        await asyncio.sleep(0)
+        assert sum(here) == 100 // OWN_SHARE
         assert max(here) <= SMALL
         os.kill(pool.processes[0], signal.SIGCONT)
-        await asyncio.gather(first, second)
-        assert [tx._valid for tx in many] == truth
-        assert [tx._valid for tx in more] == more_truth
+        await asyncio.gather(first, *again)
+        assert [tx._valid for tx in [*many, *more, *others]] == [*truth, *more_truth, *others_truth]
 
     with_pool(1, work)
 
