@@ -65,8 +65,7 @@ class BridgeBackend:
                 self.events.append(note.name, note.data, height=height, source=note.source, tx_id=note.tx_id)
                 if note.tx_id is not None:
                     self.tracking.forget(note.tx_id)
-            if notes or self.state.is_concerned(block):
-                self._watch_invariant(height)
+            self._watch_invariant(height)
         for tx in block.transactions:
             self.tracking.forget(tx.id)
 

@@ -18,7 +18,7 @@ from chainkit.block import Header
 from chainkit.chain import Chain, ExecutedBlock
 from chainkit.codec import Address, Bytes32, CodecError, Record, decode, to_json
 from chainkit.execution import Receipt
-from chainkit.state import State, account_key, contract_address, storage_key
+from chainkit.state import State, contract_address, storage_key
 from chainkit.transaction import Call, SignedTransaction
 from rollup.block import L2Block
 from rollup.derivation import Derivation
@@ -41,8 +41,6 @@ DERIVATION: Final = "derivation"
 
 R = TypeVar("R", bound=Record)
 _ACCOUNT: Final = contract_address(BRIDGE)
-_ACCOUNT_KEY: Final = account_key(_ACCOUNT)
-_STORAGE: Final = storage_key(BRIDGE, b"")
 _EVENT_TYPES = {kind.__name__: kind for kind in abi.EVENTS}
 
 
@@ -234,10 +232,6 @@ class BridgeState:
             bonds_owed=bonds + sum(dispute.bond for dispute in self.derivation.open_disputes()),
             balance=State(self.tip.tree).account(_ACCOUNT).balance,
         )
-
-    def is_concerned(self, block: ExecutedBlock) -> bool:
-        """Whether a block wrote the bridge's account or storage; if not, it leaves what `invariant` says as it is."""
-        return any(key == _ACCOUNT_KEY or key.startswith(_STORAGE) for key in block.changes)
 
     # --- taking in ---
 

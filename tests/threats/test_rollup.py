@@ -227,7 +227,7 @@ def agree(wires: list[bytes], codes: list[str]) -> None:
         proven = prove_step(world.l2.rules, proven, step, posted.true.witness(index))
     builder = BlockBuilder(world.l2.rules, genesis_block(world.l2), block.header.time)
     for wire in wires:
-        builder.add(Transact(wire))
+        builder.add([Transact(wire)])
     assert {state.root(), proven, builder.seal().tree.root} == {world.batch(1).state_root}
 
 
