@@ -42,7 +42,12 @@ def tagged_hash(tag: str, data: bytes) -> bytes:
 
 def tagged_hashes(tag: str, items: Iterable[bytes]) -> list[bytes]:
     """`tagged_hash` of each, for less."""
-    begin, hashes = _begun(tag).copy, []
+    return hashes_after(_begun(tag), items)
+
+
+def hashes_after(prefix: "_Hash", items: Iterable[bytes]) -> list[bytes]:
+    """The digest of each item after what ``prefix`` has hashed; that goes on from copies and stays as it is."""
+    begin, hashes = prefix.copy, []
     for item in items:
         hashing = begin()
         hashing.update(item)

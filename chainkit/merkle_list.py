@@ -20,7 +20,7 @@ begin anew, and to put the bytes together first, takes longer than to hash so fe
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
-from chainkit.hashing import HASH_SIZE, LIST_LEAF, LIST_NODE, LIST_ROOT
+from chainkit.hashing import HASH_SIZE, LIST_LEAF, LIST_NODE, LIST_ROOT, hashes_after
 from chainkit.merkle import ProofError
 
 _MAX_COUNT = 2**64 - 1
@@ -122,12 +122,7 @@ def peaks_root(count: int, peaks: Sequence[bytes]) -> bytes:
 
 
 def _leaf_hashes(leaves: Iterable[bytes]) -> list[bytes]:
-    begun, hashes = _LEAF.copy, []
-    for leaf in leaves:
-        hashing = begun()
-        hashing.update(leaf)
-        hashes.append(hashing.digest())
-    return hashes
+    return hashes_after(_LEAF, leaves)
 
 
 def _parents(level: list[bytes]) -> list[bytes]:

@@ -19,6 +19,7 @@ from typing import Final
 
 from chainkit.block_rows import ids_of, ran_of
 from chainkit.codec import Bytes32, decode, encode
+from chainkit.hashing import hashes_after
 from chainkit.states import Run
 
 PORTION: Final = 16_384
@@ -92,12 +93,7 @@ class Places:
 
     def _salted(self, tx_ids: Iterable[Bytes32]) -> list[bytes]:
         """What stands for each id on disk."""
-        begun, prefixes = sha256(self._salt).copy, []
-        for tx_id in tx_ids:
-            hashing = begun()
-            hashing.update(tx_id)
-            prefixes.append(hashing.digest()[:_PREFIX])
-        return prefixes
+        return [digest[:_PREFIX] for digest in hashes_after(sha256(self._salt), tx_ids)]
 
     def _on_disk(self, prefix: bytes) -> Iterator[int]:
         number = prefix[0] % SLICES

@@ -149,7 +149,7 @@ class SignaturePool:
         try:
             if self._workers:
                 own, handed = self._own_share(transactions)
-                size = min(MOST, max(CHUNK, -(-count // len(self._workers))))
+                size = min(MOST, max(CHUNK, -(-len(handed) // len(self._workers))))
                 shares = [handed[start : start + size] for start in range(0, len(handed), size)]
                 answers = [self._hand_over(share) for share in shares]
                 await _verify_by_and_by(own)

@@ -126,7 +126,7 @@ class Transfers:
 
     def _open(self, address: Address) -> _Open | None:
         """An account that may take part; None if there is none, or it is a contract's."""
-        key = b"a" + address
+        key = account_key(address)
         value = self._state.get(key)
         if not value or address in self._rules.reserved:
             return None

@@ -11,8 +11,8 @@ from typing import Final
 from chainkit.clock import Clock, wait_virtual
 
 BLOCK_MS: Final = 10
-"""A block is made when there is something for it: so long a receipt waits at most, and so many bytes a second a
-trickle of transfers costs in begin-blocks."""
+"""A block is made when there is something for it: so long a receipt waits at most while little is offered, and so many
+bytes a second a trickle of transfers costs in begin-blocks."""
 MOST_MS: Final = 50
 """So long at most a block waits for more, under load."""
 TRANSACTIONS_A_MS: Final = 2
