@@ -5,8 +5,9 @@ each block again, checks its leader, its votes and the finality rule. Must not k
 
 `FollowerCore` is pure; `Follower` is the loop that asks nodes for blocks.
 
-What makes catching up fast: a page is executed in pieces, and the last final blocks of it are handed out only when
-the next page is on its way or there. So whoever prepares what is coming (see rollup/ahead.py) never runs out of it.
+What makes catching up fast: a page is executed in pieces, the next one is on its way meanwhile, and the last final
+blocks of it are handed out only when that is there. So whoever prepares what is coming (see rollup/ahead.py) never runs
+out of it.
 """
 
 import asyncio
@@ -38,6 +39,8 @@ HELD = 8
 WAIT_SECONDS = 5
 BACKOFF_SECONDS = 0.2
 MAX_BACKOFF_SECONDS = 1.0
+TURNS = 16
+"""Of the loop after a final block, while a page is on its way: one brings some 64 KB, and a block of 256 takes long."""
 TURN_AFTER = 16
 """Good answers from one node after which the next one is asked."""
 
@@ -157,6 +160,7 @@ class Follower:
         self._on_final = on_final
         self._on_coming = on_coming
         self._held: deque[Pair] = deque()
+        self._coming: tuple[int, asyncio.Task[list[CertifiedBlock]]] | None = None
         self._turn = 0
         self._idle = 0
         self._answers = 0
@@ -171,38 +175,61 @@ class Follower:
     async def run(self) -> None:
         """Follow until cancelled. What ``on_final`` raises ends it."""
         start = self._core.tip.header.height + 1
-        while True:
-            try:
-                blocks = await self._fetch_meanwhile(start)
-                after = await self._take(start, blocks)
-            except (ApiError, CodecError, OSError) as error:
-                log.info("no blocks from %s: %s", self.client.url, error)
-                after = start
-            except FollowError as error:
-                log.warning("refused blocks from %s: %s", self.client.url, error)
-                after = start
-            if after <= start:
-                await self._hand_out(0)
-                after = await self._next_node()
-            start = after
-
-    async def _fetch_meanwhile(self, start: int) -> list[CertifiedBlock]:
-        """The next blocks; what is held is handed out until they are there."""
-        if not self._held:
-            return await self._fetch(start)
-        coming = asyncio.create_task(self._fetch(start), name="fetch-blocks")
         try:
-            while self._held and not coming.done():
-                await asyncio.sleep(0)  # or nothing would be asked before all is handed out
-                await self._hand_out(len(self._held) - 1)
-            return await coming
+            while True:
+                try:
+                    blocks = await self._page(start)
+                    after = await self._take(start, blocks)
+                except (ApiError, CodecError, OSError) as error:
+                    log.info("no blocks from %s: %s", self.client.url, error)
+                    after = start
+                except FollowError as error:
+                    log.warning("refused blocks from %s: %s", self.client.url, error)
+                    after = start
+                if after <= start:
+                    self._ask_for(None)
+                    await self._hand_out(0)
+                    after = await self._next_node()
+                start = after
         finally:
-            coming.cancel()
+            self._ask_for(None)
+
+    def _ask_for(self, start: int | None) -> None:
+        """Let the blocks from ``start`` on be on their way, and no others."""
+        if self._coming is not None:
+            if self._coming[0] == start:
+                return
+            self._coming[1].cancel()
+        self._coming = None
+        if start is not None:
+            self._coming = start, asyncio.create_task(self._fetch(start), name="fetch-blocks")
+
+    async def _page(self, start: int) -> list[CertifiedBlock]:
+        """The next blocks; what is held is handed out until they are there. If there are more, those are asked for."""
+        self._ask_for(start)
+        assert self._coming is not None
+        coming = self._coming[1]
+        await self._let_come()
+        while self._held and not coming.done():
+            await self._hand_out(len(self._held) - 1)
+        blocks = await coming
+        self._coming = None
+        if len(blocks) >= PAGE:
+            self._ask_for(blocks[-1].block.header.height + 1)
+        return blocks
 
     async def _hand_out(self, kept: int) -> None:
         """All final blocks but the last ``kept``."""
         while len(self._held) > kept:
             await self._on_final(*self._held.popleft())
+            await self._let_come()
+
+    async def _let_come(self) -> None:
+        """Let what is asked for be sent, and come in."""
+        for _ in range(TURNS):
+            if self._coming is None or self._coming[1].done():
+                return
+            await asyncio.sleep(0)
 
     async def _take(self, start: int, blocks: list[CertifiedBlock]) -> int:
         """Take blocks in and hand out final ones; returns the height to go on from, or ``start`` if this

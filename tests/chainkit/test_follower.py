@@ -408,6 +408,33 @@ def test_what_comes_next_is_known_before_its_turn(script: Script, long_chain: li
         assert height + module.HELD <= known[height] < height + module.HELD + module.PIECE + 1
 
 
+def test_the_next_page_is_on_its_way_while_one_is_taken(
+    script: Script, long_chain: list[CertifiedBlock]
+) -> None:
+    asked: list[int] = []
+    asked_by: dict[int, list[int]] = {}
+
+    async def on_final(block: ExecutedBlock, _: Certificate) -> None:
+        asked_by[block.header.height] = asked.copy()
+        if block.header.height == module.PAGE:
+            raise EndOfTestError
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        first = int(request.url.params["from"])
+        asked.append(first)
+        return httpx.Response(200, content=encode(long_chain[first - 1 :][: module.PAGE]))
+
+    async def main() -> None:
+        client = ChainClient("http://node", transport=httpx.MockTransport(handle))
+        with pytest.raises(EndOfTestError):
+            await asyncio.wait_for(Follower([client], core_of(script), on_final).run(), timeout=60)
+        assert [task for task in asyncio.all_tasks() if task.get_name() == "fetch-blocks"] == []
+
+    asyncio.run(main())
+    assert asked == [1, module.PAGE + 1]
+    assert asked_by[2] == asked
+
+
 def test_a_node_that_hangs_holds_back_none_of_what_was_final(
     script: Script, long_chain: list[CertifiedBlock]
 ) -> None:
@@ -446,8 +473,12 @@ def test_a_page_of_what_is_known_already_raises_no_hope(
     async def never(block: ExecutedBlock, _: Certificate) -> None:
         raise AssertionError(f"block {block.header.height} is not new")
 
-    async def sleep(_: float) -> None:
-        raise EndOfTestError
+    turn = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        if seconds:
+            raise EndOfTestError
+        await turn(0)
 
     async def main() -> int | None:
         liar = FakeNode("liar", lambda _: (told * module.PAGE)[: module.PAGE])
