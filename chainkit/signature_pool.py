@@ -9,8 +9,9 @@ all of its one core for execution, and the next request is checked while this on
 
 What makes it fast: to send a request, to wake up for its answer and to go on costs as much as to read twenty
 transactions. So a body is one request to each worker, single transactions of one turn of the loop are one together,
-and verdicts stay bytes until all of a body are there. While all workers have plenty to do this process checks a share
-itself, between its other work.
+and verdicts stay bytes until all of a body are there. A worker is given as much as keeps it busy while this process
+executes a block; the rest waits here, and this process checks of it what it can between its other work, and all it can
+while it has none: so none of the two waits for the other.
 """
 
 import asyncio
@@ -23,8 +24,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final, cast
 
+from chainkit.codec import Address
 from chainkit.transaction import SignedTransaction, verify_signatures
-from chainkit.verify_worker import ITEM_BYTES, LENGTH_BYTES, VALID
+from chainkit.verify_worker import ITEM_BYTES, KNOWN, LENGTH_BYTES, UNKNOWN, VALID
 
 CHUNK: Final = 64
 """Signatures in one request, about 4 ms of work: so many single ones go together, and no fewer are shared out."""
@@ -32,12 +34,8 @@ MOST: Final = 512
 """Of one list in one request: the largest body is then two, and who has owed an answer for long has not said a word."""
 SMALL: Final = 16
 """Without workers, so many are checked before others have their turn: about a millisecond."""
-PLENTY: Final = 512
-"""When each worker has so many to check, this process takes a share of what comes: it would wait for them otherwise."""
-OWN_SHARE: Final = 6
-"""A sixth, at most: execution leaves it so much of its core."""
-OWN_KEYS: Final = 256 // OWN_SHARE
-"""First bytes of the keys of that share."""
+AHEAD: Final = 1024
+"""So many a worker is given to check: it goes on for as long as this process takes for a block."""
 ANSWER_SECONDS: Final = 10.0
 """A worker that owes an answer for so long is given up."""
 QUEUE_BYTES: Final = 1024 * 1024
@@ -56,6 +54,7 @@ def default_workers() -> int:
     return min(cores - 1, MAX_DEFAULT)
 
 
+IsAccount = Callable[[Address], bool]
 _Items = Sequence[SignedTransaction]
 _Part = tuple[_Items, asyncio.Future[bytes]]
 
@@ -63,16 +62,22 @@ _Part = tuple[_Items, asyncio.Future[bytes]]
 class _Worker(asyncio.Protocol):
     """One worker process, seen from here: what it owes, and its answers as they come."""
 
-    def __init__(self, process: subprocess.Popen[bytes], lost: Callable[["_Worker"], None]) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        has_room: Callable[[], None],
+        lost: Callable[["_Worker"], None],
+    ) -> None:
         self.process = process
         self.owed: deque[_Part] = deque()
         self.waiting = 0  # signatures in `owed`
         self.progress = 0.0  # when it last answered, or was asked while it owed nothing
+        self._has_room = has_room
         self._lost = lost
         self._answers = b""
         self._transport: asyncio.WriteTransport | None = None
 
-    def ask(self, parts: Sequence[_Part], size: int, now: float) -> None:
+    def ask(self, parts: Sequence[_Part], size: int, is_account: IsAccount, now: float) -> None:
         """One request for the ``size`` signatures of these parts."""
         assert self._transport is not None
         if not self.owed:
@@ -80,7 +85,8 @@ class _Worker(asyncio.Protocol):
         pieces = [(ITEM_BYTES * size).to_bytes(LENGTH_BYTES, "big")]
         for transactions, _ in parts:
             for tx in transactions:
-                pieces += (tx.body.sender, tx.id, tx.signature)
+                sender = tx.body.sender
+                pieces += (KNOWN if is_account(sender) else UNKNOWN, sender, tx.id, tx.signature)
         self.owed.extend(parts)
         self.waiting += size
         self._transport.write(b"".join(pieces))
@@ -108,6 +114,7 @@ class _Worker(asyncio.Protocol):
             answers and not self.owed
         ):  # it says more than it was asked: nothing that it says is to be believed
             self.process.kill()
+        self._has_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost(self)
@@ -119,12 +126,23 @@ class SignaturePool:
     With 0 workers, before `start` and after `close`, everything is done in this process.
     """
 
-    def __init__(self, workers: int = 0) -> None:
+    def __init__(
+        self,
+        workers: int = 0,
+        accounts: Callable[[], IsAccount] = lambda: _nobody,
+        ahead: int = AHEAD,
+    ) -> None:
+        """``accounts`` gives what `chainkit.transaction.verify_signatures` calls ``is_account``, as it is just then.
+        ``ahead``: how many signatures a worker is given at once."""
         self._wanted = workers
+        self._accounts = accounts
+        self._ahead = ahead
         self._workers: list[_Worker] = []
         self._deaths = 0
         self._closed = False
-        self._gathered: list[_Part] = []
+        self._backlog: deque[_Part] = deque()
+        self._left = 0  # signatures in it
+        self._helping: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self.waiting = 0
@@ -148,16 +166,13 @@ class SignaturePool:
         self.waiting += count
         try:
             if self._workers:
-                own, handed = self._own_share(transactions)
-                size = min(MOST, max(CHUNK, -(-len(handed) // len(self._workers))))
-                shares = [handed[start : start + size] for start in range(0, len(handed), size)]
-                answers = [self._hand_over(share) for share in shares]
-                await _verify_by_and_by(own)
+                parts = [transactions[start : start + CHUNK] for start in range(0, count, CHUNK)]
+                answers = [self._put(part) for part in parts]
                 verdicts = b"".join([await answer for answer in answers])
-                for tx, verdict in zip(handed, verdicts, strict=True):
+                for tx, verdict in zip(transactions, verdicts, strict=True):
                     tx.note_signature(verdict == VALID)
             else:
-                await _verify_by_and_by(transactions)
+                await self._verify_by_and_by(transactions)
         finally:
             self.waiting -= count
 
@@ -166,61 +181,62 @@ class SignaturePool:
         self._closed = True
         for task in self._tasks:
             task.cancel()
+        while self._backlog:
+            _verify_here(*self._take())
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.close()
         for worker in workers:
             await _end(worker.process)
 
-    def _own_share(self, transactions: _Items) -> tuple[_Items, _Items]:
-        """What this process checks itself, and what it hands over.
-
-        It is what the same senders send each time: a process that meets a key checks it, for as much as a signature.
-        """
-        if min(worker.waiting for worker in self._workers) < PLENTY:
-            return (), transactions
-        own: list[SignedTransaction] = []
-        others: list[SignedTransaction] = []
-        room = len(transactions) // OWN_SHARE
-        for tx in transactions:
-            if tx.body.sender[0] < OWN_KEYS and len(own) < room:
-                own.append(tx)
-            else:
-                others.append(tx)
-        return own, others
+    async def _verify_by_and_by(self, transactions: _Items) -> None:
+        """Here and not in a thread: beside a busy one that waits milliseconds for Python's lock, each time."""
+        for start in range(0, len(transactions), SMALL):
+            verify_signatures(transactions[start : start + SMALL], is_account=self._accounts())
+            await asyncio.sleep(0)
 
     # --- handing over ---
 
-    def _hand_over(self, share: _Items) -> asyncio.Future[bytes]:
-        """The verdicts on these, once a worker has said them."""
+    def _put(self, part: _Items) -> asyncio.Future[bytes]:
+        """The verdicts on these, at most `CHUNK`, once they are there."""
         loop = asyncio.get_running_loop()
-        if not self._gathered:  # the first of this turn of the loop sends for all
-            loop.call_soon(self._send_gathered)
+        if not self._backlog:  # the first of this turn of the loop sends for all
+            loop.call_soon(self._hand_over)
         answer: asyncio.Future[bytes] = loop.create_future()
-        self._gathered.append((share, answer))
+        self._backlog.append((part, answer))
+        self._left += len(part)
         return answer
 
-    def _send_gathered(self) -> None:
-        """One request for what came in this turn of the loop and fits a chunk together, one for each larger share."""
-        gathered, self._gathered = self._gathered, []
-        request: list[_Part] = []
-        size = 0
-        for part in gathered:
-            if request and size + len(part[0]) > CHUNK:
-                self._send(request, size)
-                request, size = [], 0
-            request.append(part)
-            size += len(part[0])
-        if request:
-            self._send(request, size)
+    def _take(self) -> _Part:
+        part = self._backlog.popleft()
+        self._left -= len(part[0])
+        return part
 
-    def _send(self, request: list[_Part], size: int) -> None:
-        if not self._workers:  # the last of them died just now
-            for part in request:
-                _verify_here(*part)
-            return
-        worker = min(self._workers, key=lambda worker: worker.waiting)
-        worker.ask(request, size, asyncio.get_running_loop().time())
+    def _hand_over(self) -> None:
+        """Give the workers what they have room for, in few requests; what is left is begun here."""
+        chunks = -(-self._left // (CHUNK * max(1, len(self._workers))))
+        most = min(MOST, CHUNK * chunks)
+        while self._backlog and self._workers:
+            worker = min(self._workers, key=lambda worker: worker.waiting)
+            if worker.waiting >= self._ahead:
+                break
+            request = [self._take()]
+            size = len(request[0][0])
+            while self._backlog and size + len(self._backlog[0][0]) <= most:
+                request.append(self._take())
+                size += len(request[-1][0])
+            worker.ask(request, size, self._accounts(), asyncio.get_running_loop().time())
+        if self._backlog and (self._helping is None or self._helping.done()):
+            self._helping = self._spawn(self._help())
+
+    async def _help(self) -> None:
+        """Check what no worker has room for, the oldest first."""
+        while self._backlog:
+            part, answer = self._take()
+            try:
+                await self._verify_by_and_by(part)
+            finally:  # also when the pool is closed meanwhile
+                _verify_here(part, answer)
 
     # --- a worker's life ---
 
@@ -235,7 +251,7 @@ class SignaturePool:
             ours.close()
             _log.warning("a signature worker cannot be started: %s", error)
             return
-        worker = _Worker(process, self._lose)
+        worker = _Worker(process, self._hand_over, self._lose)
         await asyncio.get_running_loop().create_unix_connection(lambda: worker, sock=ours)
         self._workers.append(worker)
 
@@ -245,10 +261,13 @@ class SignaturePool:
             self._workers.remove(worker)
         worker.process.kill()
         owed, worker.owed = worker.owed, deque()
-        for part in owed:
-            _verify_here(*part)
         if self._closed:
+            for part in owed:
+                _verify_here(*part)
             return
+        self._backlog.extendleft(reversed(owed))
+        self._left += worker.waiting
+        self._hand_over()
         self._deaths += 1
         _log.warning("signature worker %d is lost", worker.process.pid)
         if self._deaths <= MAX_DEATHS:
@@ -276,11 +295,8 @@ class SignaturePool:
         return task
 
 
-async def _verify_by_and_by(transactions: _Items) -> None:
-    """In this process, and not in a thread: beside a busy one it waits milliseconds for Python's lock, each time."""
-    for start in range(0, len(transactions), SMALL):
-        verify_signatures(transactions[start : start + SMALL])
-        await asyncio.sleep(0)
+def _nobody(_address: Address) -> bool:
+    return False
 
 
 def _verify_here(transactions: _Items, future: asyncio.Future[bytes]) -> None:

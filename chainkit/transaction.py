@@ -7,7 +7,7 @@ action, signature]``. Its id is the tagged hash of the same array without the si
 signature gives it a second id (docs/PROTOCOL.md, section 4); the signature signs the id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -190,9 +190,17 @@ class SignedTransaction(msgspec.Struct, gc=False, eq=False):
         return f"<SignedTransaction 0x{self.id.hex()[:16]} nonce {self.body.nonce}>"
 
 
-def verify_signatures(transactions: Sequence[SignedTransaction], executor: Executor | None = None) -> None:
-    """Check many signatures at once, in the executor's threads (libsodium releases the GIL)."""
+def verify_signatures(
+    transactions: Sequence[SignedTransaction],
+    executor: Executor | None = None,
+    is_account: Callable[[Address], bool] = lambda address: False,
+) -> None:
+    """Check many signatures at once, in the executor's threads (libsodium releases the GIL).
+
+    ``is_account`` tells of accounts in a state of the transactions' chain: their keys were checked as they came in.
+    """
     unknown = [tx for tx in transactions if tx._valid is None]
-    results = verify_many([(tx.body.sender, tx.id, tx.signature) for tx in unknown], executor)
+    items = [(tx.body.sender, tx.id, tx.signature, is_account(tx.body.sender)) for tx in unknown]
+    results = verify_many(items, executor)
     for tx, valid in zip(unknown, results, strict=True):
         tx._valid = valid

@@ -4,8 +4,9 @@ Responsible for answering requests on the socket that is its standard input, in 
 gone: then it ends, so that a parent that dies in whatever way leaves nothing behind. What a valid signature is,
 `chainkit.keys.verify` says. Must not know of transactions, and loads as little as it can.
 
-A request is its length in bytes (4, big endian) and so many bytes: for each signature the key (32), the message
-(32) and the signature (64). The answer is one byte for each: 1 valid, 0 not.
+A request is its length in bytes (4, big endian) and so many bytes: for each signature whether the key is known (1;
+anything else: not), the key (32), the message (32) and the signature (64). The answer is one byte for each: 1 valid,
+0 not.
 """
 
 import signal
@@ -13,9 +14,10 @@ import socket
 
 from chainkit.keys import verify
 
-ITEM_BYTES = 32 + 32 + 64
+ITEM_BYTES = 1 + 32 + 32 + 64
 LENGTH_BYTES = 4
 VALID = 1
+KNOWN, UNKNOWN = b"\x01", b"\x00"
 MAX_REQUEST_BYTES = 4096 * ITEM_BYTES
 
 
@@ -25,7 +27,12 @@ def verdicts(request: bytes) -> bytes:
         raise ValueError(f"a request is a multiple of {ITEM_BYTES} bytes, {MAX_REQUEST_BYTES} at most")
     starts = range(0, len(request), ITEM_BYTES)
     return bytes(
-        verify(request[at : at + 32], request[at + 32 : at + 64], request[at + 64 : at + ITEM_BYTES])
+        verify(
+            request[at + 1 : at + 33],
+            request[at + 33 : at + 65],
+            request[at + 65 : at + ITEM_BYTES],
+            request[at : at + 1] == KNOWN,
+        )
         for at in starts
     )
 

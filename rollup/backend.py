@@ -187,10 +187,6 @@ class RollupBackend:
             return "l1_behind", "L1 takes less than is offered; try again later"
         return None
 
-    def accounts(self) -> Callable[[Address], bool]:
-        """Tells, until the head is another one, whether there is such an account."""
-        return self.node.local.view.has_account
-
     async def included(
         self, tx_ids: Sequence[Bytes32], seconds: float
     ) -> Mapping[Bytes32, Mapping[str, Any]]:

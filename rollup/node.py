@@ -5,7 +5,7 @@ time and L1 blocks come in as arguments. Must not know how calls reach L1.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -310,6 +310,10 @@ class RollupNode:
     def account(self, address: Bytes32) -> Account:
         """An account at the head."""
         return self.local.view.account(address)
+
+    def accounts(self) -> Callable[[Bytes32], bool]:
+        """Tells, until the head is another one, whether there is such an account."""
+        return self.local.view.has_account
 
     def pending_messages(self) -> int:
         """How many final inbox messages the local chain has not taken in."""

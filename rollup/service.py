@@ -4,7 +4,6 @@ Responsible for putting the parts together, for the loops that drive them, and f
 what cannot work. Must not know what any part decides.
 """
 
-import argparse
 import asyncio
 import gc
 import os
@@ -50,7 +49,7 @@ from chainkit.problems import not_found
 from chainkit.replica import Replica
 from chainkit.sender import TransactionSender
 from chainkit.service import EXIT_STARTUP, Service, StartupError, make_app, run
-from chainkit.signature_pool import SignaturePool, default_workers
+from chainkit.signature_pool import AHEAD, SignaturePool, default_workers
 from chainkit.singles import Singles
 from chainkit.states import without_collection
 from chainkit.store import Store
@@ -71,6 +70,8 @@ PORTS: Mapping[Role, int] = {"sequencer": 9545, "verifier": 9546}
 BRIDGE = "bridge"
 HEARTBEAT_SHARE = 4
 """A batch is posted at least every escape_timeout / 4 blocks: from longer silence users may flee."""
+AHEAD_OF_A_BATCH = 3 * AHEAD
+"""Signatures that a worker of a verifier is given: it executes not a block but a batch before it looks up again."""
 SIGNATURE_THREADS = 2
 MAX_WORKERS = 64
 MAX_PAGE = 100
@@ -104,7 +105,7 @@ class RollupService:
         self._ahead = SignaturesAhead(self.pool, self._read)
         self._raising: asyncio.Task[None] | None = None
         included = self.backend.included if node.role == "sequencer" else None
-        self.intake = Intake(self.backend, self.pool, included, self.backend.accounts)
+        self.intake = Intake(self.backend, self.pool, included, node.accounts)
 
     def now_ms(self) -> int:
         return int(self.clock.now() * 1000)
@@ -277,7 +278,7 @@ async def create(
     node = RollupNode(role, Replica(l1_store, l1), l2_store, events, derivation, key, faults)
     node.start()
     clients = [client(url, **client_options) for url in l1_urls]
-    pool = SignaturePool(workers)
+    pool = SignaturePool(workers, node.accounts, AHEAD if role == "sequencer" else AHEAD_OF_A_BATCH)
     await pool.start()
     service = RollupService(node, l1, clients, clock, block_ms, pool)
 
@@ -303,23 +304,13 @@ def parser(role: Role, environ: Mapping[str, str] = os.environ) -> ServiceParser
     add("--l1-genesis", "genesis file of L1; the rollup's own genesis is in it", metavar="FILE")
     add("--l1", "addresses of L1 nodes, with commas between them", "http://127.0.0.1:8545", metavar="URLS")
     workers = (
-        "processes that check signatures; 0: none but this one (default: one fewer than cores, 4 at most; "
-        "a verifier one more)"
+        "processes that check signatures; 0: none but this one (default: one fewer than cores, 4 at most)"
     )
     add("--workers", workers, read=read_integer(0, MAX_WORKERS), metavar="N")
     pace = f"least time between two L2 blocks, in ms (default {BLOCK_MS})"
     add("--block-ms", pace, BLOCK_MS, read=read_integer(1, 3_600_000), metavar="MS")
     add_fault_options(options)
     return options
-
-
-def _workers(args: argparse.Namespace, role: Role) -> int:
-    """A verifier that catches up has more to check than to execute: with a worker for each core, none is ever idle."""
-    given: int | None = args.workers
-    if given is not None:
-        return given
-    spare = default_workers()
-    return spare + 1 if spare and role == "verifier" else spare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -356,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             key,
             block_ms=args.block_ms,
             fault_token=token,
-            workers=_workers(args, chosen),
+            workers=default_workers() if args.workers is None else args.workers,
         )
         return service
 

@@ -123,6 +123,24 @@ def test_rejection_of_mixed_order_keys_is_ours_not_only_libsodiums() -> None:
         assert crypto_sign_open(signature + message, public_key) == message
         assert not is_valid_address(public_key)
         assert not verify(public_key, message, signature)
+        assert not verify_many([(public_key, message, signature, False)])[0]
+        assert verify(
+            public_key, message, signature, known=True
+        )  # so no such key may ever become an account's
+
+
+def test_of_a_known_key_everything_else_is_checked() -> None:
+    good = ALICE.sign(b"m")
+    assert verify(ALICE.address, b"m", good, known=True)
+    for name in BY_NAME:
+        public_key, message, signature = _item(name)
+        if not name.startswith("mixed-order-key-"):
+            assert verify(public_key, message, signature, known=True) is verify(
+                public_key, message, signature
+            )
+    for turned in range(64):
+        forged = good[:turned] + bytes([good[turned] ^ 1]) + good[turned + 1 :]
+        assert not verify(ALICE.address, b"m", forged, known=True)
 
 
 # --- the library underneath -------------------------------------------------------------------
@@ -240,7 +258,7 @@ def test_the_address_cache_is_bounded() -> None:
 @settings(max_examples=20, deadline=None)
 def test_verify_many_answers_in_order_with_and_without_threads(pattern: list[bool]) -> None:
     good, bad = ALICE.sign(b"m"), BOB.sign(b"m")
-    items = [(ALICE.address, b"m", good if honest else bad) for honest in pattern]
+    items = [(ALICE.address, b"m", good if honest else bad, False) for honest in pattern]
     assert verify_many(items) == pattern
     with ThreadPoolExecutor(2) as executor:
         assert verify_many(items, executor) == pattern
@@ -254,7 +272,7 @@ def test_verify_many_spreads_a_large_load_over_the_executor() -> None:
             self.tasks += 1
             return super().submit(*args, **kwargs)
 
-    item = (ALICE.address, b"m", ALICE.sign(b"m"))
+    item = (ALICE.address, b"m", ALICE.sign(b"m"), False)
     with Counting(2) as executor:
         assert verify_many([item], executor) == [True]
         assert executor.tasks == 0

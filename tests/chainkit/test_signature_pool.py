@@ -7,14 +7,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import psutil
 import pytest
 from ledger import ALICE, BOB, transfer
 
-from chainkit import signature_pool, verify_worker
+from chainkit import keys, signature_pool, verify_worker
 from chainkit.keys import KeyPair, verify
-from chainkit.signature_pool import CHUNK, MOST, OWN_KEYS, OWN_SHARE, PLENTY, SMALL, SignaturePool
+from chainkit.signature_pool import CHUNK, MOST, SMALL, SignaturePool
 from chainkit.transaction import SignedTransaction, verify_signatures
 
 SECONDS = 30.0
@@ -37,13 +38,23 @@ def some_of(sender: KeyPair, count: int) -> tuple[list[SignedTransaction], list[
     return found, [verify(tx.body.sender, tx.id, tx.signature) for tx in found]
 
 
-def first_byte_below(bound: int) -> KeyPair:
-    return next(key for n in range(256) if (key := KeyPair(bytes([n] * 32))).address[0] < bound)
+class Noting:
+    """Notes of each signature in a request what is said of its key."""
+
+    def __init__(self, transport: Any, flags: set[tuple[bytes, bytes]], size: int) -> None:
+        self._transport, self._flags, self._size = transport, flags, size
+
+    def write(self, request: bytes) -> None:
+        for at in range(verify_worker.LENGTH_BYTES, len(request), self._size):
+            self._flags.add((request[at : at + 1], request[at + 1 : at + 33]))
+        self._transport.write(request)
 
 
-def with_pool(workers: int, work: Callable[[SignaturePool], Awaitable[None]]) -> SignaturePool:
+def with_pool(
+    workers: int, work: Callable[[SignaturePool], Awaitable[None]], **options: Any
+) -> SignaturePool:
     async def run() -> SignaturePool:
-        pool = SignaturePool(workers)
+        pool = SignaturePool(workers, **options)
         await pool.start()
         async with asyncio.timeout(SECONDS):
             try:
@@ -83,18 +94,16 @@ def test_verdicts_are_those_of_this_process(workers: int) -> None:
     assert pool.processes == []
 
 
-@pytest.mark.parametrize(("workers", "requests"), [(1, [512, 90]), (2, [301, 301]), (3, [201, 201, 200])])
+@pytest.mark.parametrize(("workers", "requests"), [(1, [512, 90]), (2, [320, 282]), (3, [256, 256, 90])])
 def test_a_body_is_shared_by_all_workers_in_few_requests(
     workers: int, requests: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
     ask = signature_pool._Worker.ask
 
-    def note(
-        worker: signature_pool._Worker, parts: Sequence[signature_pool._Part], size: int, now: float
-    ) -> None:
+    def note(worker: signature_pool._Worker, parts: object, size: int, *rest: Any) -> None:
         asked.append(size)
-        ask(worker, parts, size, now)
+        ask(worker, parts, size, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(signature_pool._Worker, "ask", note)
 
@@ -104,39 +113,86 @@ def test_a_body_is_shared_by_all_workers_in_few_requests(
         asked.clear()
         singles, _ = some(CHUNK + 2)
         await asyncio.gather(*(pool.verify([tx]) for tx in singles))
-        assert asked == [CHUNK, 2]
+        assert asked == ([CHUNK + 2] if workers == 1 else [CHUNK, 2])
 
     with_pool(workers, work)
     assert MOST * verify_worker.ITEM_BYTES <= verify_worker.MAX_REQUEST_BYTES
 
 
-def test_behind_a_busy_worker_this_process_checks_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_busy_worker_has_no_room_for_is_checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
     here: list[int] = []
 
-    def counted(transactions: Sequence[SignedTransaction]) -> None:
-        here.append(len(transactions))
-        verify_signatures(transactions)
+    def counted(transactions: Sequence[SignedTransaction], **options: Callable[[bytes], bool]) -> None:
+        here.append(sum(tx._valid is None for tx in transactions))
+        verify_signatures(transactions, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(signature_pool, "verify_signatures", counted)
 
     async def work(pool: SignaturePool) -> None:
         os.kill(pool.processes[0], signal.SIGSTOP)  # what it is given waits
-        many, truth = some(PLENTY)
+        many, truth = some(2 * CHUNK)
         first = asyncio.create_task(pool.verify(many))
-        await until(lambda: pool._workers[0].waiting == PLENTY)
-        assert here == []  # until now it had little to do
-        more, more_truth = some_of(first_byte_below(OWN_KEYS), 100)
-        others, others_truth = some_of(ALICE, 100)
-        again = [asyncio.create_task(pool.verify(others)), asyncio.create_task(pool.verify(more))]
-        await until(lambda: sum(here) == 100 // OWN_SHARE)  # of a sixth of the keys, and no more than a sixth
-        await asyncio.sleep(0)
-        assert sum(here) == 100 // OWN_SHARE
-        assert max(here) <= SMALL
+        await until(lambda: pool._workers[0].waiting == 2 * CHUNK)
+        assert here == []  # there was room for them
+        more, more_truth = some(CHUNK + 3)
+        await pool.verify(more)
+        assert [tx._valid for tx in more] == more_truth
+        assert (sum(here), max(here)) == (CHUNK + 3, SMALL)  # and it let go in between
         os.kill(pool.processes[0], signal.SIGCONT)
-        await asyncio.gather(first, *again)
-        assert [tx._valid for tx in [*many, *more, *others]] == [*truth, *more_truth, *others_truth]
+        await first
+        assert [tx._valid for tx in many] == truth
+        assert sum(here) == CHUNK + 3
+        assert (pool._left, pool.waiting) == (0, 0)
 
-    with_pool(1, work)
+    with_pool(1, work, ahead=2 * CHUNK)
+
+
+def test_what_waits_for_room_is_handed_over_once_there_is_some() -> None:
+    async def work(pool: SignaturePool) -> None:
+        await asyncio.gather(*[check(pool, 3 * CHUNK) for _ in range(5)])
+        assert (pool._left, len(pool._backlog), pool.waiting) == (0, 0, 0)
+
+    with_pool(2, work, ahead=1)
+
+
+def test_a_pool_that_is_closed_leaves_nobody_waiting() -> None:
+    async def work(pool: SignaturePool) -> None:
+        os.kill(pool.processes[0], signal.SIGSTOP)
+        asking = [asyncio.create_task(check(pool, 3 * CHUNK)) for _ in range(3)]
+        await until(lambda: pool._helping is not None)
+        os.kill(pool.processes[0], signal.SIGCONT)
+        await pool.close()
+        await asyncio.gather(*asking)
+
+    with_pool(1, work, ahead=1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_key_of_an_account_is_not_checked_again(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was as the account came to be; a key that is nobody's yet is checked, wherever its signature is."""
+    alice, truth = some(CHUNK + 1)
+    bob, bobs_truth = some_of(BOB, CHUNK + 1)
+    checked: list[bytes] = []
+    monkeypatch.setattr(keys, "is_valid_address", lambda key: checked.append(key) or True)
+    flags: set[tuple[bytes, bytes]] = set()
+    read = verify_worker.ITEM_BYTES
+    write = signature_pool._Worker.ask
+
+    def note(worker: signature_pool._Worker, *arguments: Any) -> None:
+        sent = worker._transport
+        worker._transport = Noting(sent, flags, read)
+        write(worker, *arguments)
+        worker._transport = sent
+
+    monkeypatch.setattr(signature_pool._Worker, "ask", note)
+
+    async def work(pool: SignaturePool) -> None:
+        await pool.verify([*alice, *bob])
+        assert [tx._valid for tx in [*alice, *bob]] == [*truth, *bobs_truth]
+
+    with_pool(workers, work, accounts=lambda: {ALICE.address}.__contains__)
+    assert flags == ({(b"\1", ALICE.address), (b"\0", BOB.address)} if workers else set())
+    assert set(checked) == (set() if workers else {BOB.address})
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_work_is_done() -> None:
@@ -232,7 +288,7 @@ def test_workers_end_with_a_parent_that_is_killed() -> None:
     assert (len(gone), alive) == (2, [])
 
 
-@pytest.mark.parametrize("size", [1, 127, verify_worker.MAX_REQUEST_BYTES + 128])
+@pytest.mark.parametrize("size", [1, 128, verify_worker.MAX_REQUEST_BYTES + verify_worker.ITEM_BYTES])
 def test_a_request_that_is_none_ends_the_worker(size: int) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -244,7 +300,7 @@ def test_a_request_that_is_none_ends_the_worker(size: int) -> None:
 def test_a_request_that_is_cut_short_is_not_answered() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.sendall((256).to_bytes(4, "big") + bytes(200))
+        ours.sendall((2 * verify_worker.ITEM_BYTES).to_bytes(4, "big") + bytes(200))
         ours.shutdown(socket.SHUT_WR)
         verify_worker.serve(theirs)
         theirs.shutdown(socket.SHUT_WR)

@@ -98,7 +98,7 @@ def test_workers_have_the_next_ones_before_the_first_is_applied(monkeypatch: pyt
             signatures.come(blocks)
             await signatures.next()
             assert all(tx._valid for tx in blocks[0])
-            assert not pool._gathered  # sent, and perhaps answered already
+            assert not pool._backlog  # sent, and perhaps answered already
             assert pool._workers[0].waiting == 20 or all(tx._valid for tx in blocks[1])
             await signatures.next()
             assert all(tx._valid for tx in blocks[1])

@@ -1,6 +1,5 @@
 """A sequencer's process with signature workers: they serve, are replaced when killed, and end with it."""
 
-import argparse
 import json
 import os
 import signal
@@ -18,10 +17,10 @@ import pytest
 
 from chainkit.genesis import genesis_to_json
 from chainkit.keys import dev_keypair
+from chainkit.signature_pool import default_workers
 from chainkit.transaction import Body, SignedTransaction, Transfer
 from layerlab.config import DevnetConfig
 from layerlab.genesis import make_l1_genesis
-from rollup import service
 
 SECONDS = 60.0
 ALICE, BOB = dev_keypair("alice"), dev_keypair("bob")
@@ -135,14 +134,7 @@ def test_without_workers_one_process_does_it_all(start: list[Sequencer], tmp_pat
     assert sequencer.process.wait(SECONDS) == 0
 
 
-@pytest.mark.parametrize(("cores", "sequencer", "verifier"), [(1, 0, 0), (2, 1, 2), (4, 3, 4), (64, 4, 5)])
-def test_a_verifier_has_a_worker_for_each_core(
-    monkeypatch: pytest.MonkeyPatch, cores: int, sequencer: int, verifier: int
-) -> None:
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 1), (4, 3), (64, 4)])
+def test_execution_keeps_a_core_for_itself(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    asked = argparse.Namespace(workers=None)
-    assert (service._workers(asked, "sequencer"), service._workers(asked, "verifier")) == (
-        sequencer,
-        verifier,
-    )
-    assert service._workers(argparse.Namespace(workers=0), "verifier") == 0
+    assert default_workers() == workers

@@ -538,7 +538,11 @@ def worker_request(data: bytes) -> bool:
 
 
 def _worker_requests() -> list[bytes]:
-    return [b"".join(tx.body.sender + tx.id + tx.signature for tx in objects.transactions())]
+    return [
+        b"".join(
+            verify_worker.UNKNOWN + tx.body.sender + tx.id + tx.signature for tx in objects.transactions()
+        )
+    ]
 
 
 def _encoded(*values: Any) -> Callable[[], list[bytes]]:

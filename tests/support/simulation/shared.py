@@ -115,12 +115,10 @@ class _Known:
 
         return signing
 
-    def checking(
-        self, verify: Callable[[bytes, bytes, bytes], bool]
-    ) -> Callable[[bytes, bytes, bytes], bool]:
+    def checking(self, verify: Callable[[bytes, bytes, bytes], bool]) -> Callable[..., bool]:
         get = self._known.get
 
-        def check(public_key: bytes, message: bytes, signature: bytes) -> bool:
+        def check(public_key: bytes, message: bytes, signature: bytes, _known: bool = False) -> bool:
             key = (public_key, message, signature)
             found = get(key)
             if found is None:
