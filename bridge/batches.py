@@ -32,7 +32,7 @@ from chainkit.contract import Revert
 from chainkit.execution import InvalidTransaction, Rules, check_stateless
 from chainkit.keys import is_valid_address
 from chainkit.transaction import SignedTransaction
-from rollup.batch import BatchError, data_hash, steps_root
+from rollup.batch import HASHES_OF_AN_ENTRY, MAX_BATCH_BYTES, BatchError, Bounds, data_hash, steps_root
 from rollup.contents import Contents, read_contents, step_hashes
 from rollup.directory import Frontier
 from rollup.packing import PackedBlock
@@ -168,23 +168,28 @@ def require_proposer(books: Books) -> None:
 
 
 def read_batch(books: Books, data: bytes) -> tuple[Contents, Frontier]:
-    """Decode batch data, pay for the hashing it causes, put its new addresses into the directory.
+    """Decode batch data, pay for the work it causes, put its new addresses into the directory.
 
+    What is paid for is what all who run the contract have to do, and not how small the data was made: each inflated
+    byte and each entry, before it is inflated or decoded, refused or not (docs/PROTOCOL.md, section 7).
     Returns what the batch contains and the directory with its addresses. Raises `Revert`.
     """
     ctx, limit = books.ctx, books.settings.max_steps
     ctx.charge(gas.HASH * (len(data) // 64 + 1))
     directory = books.directory()
     try:
-        contents = read_contents(data, directory.count)
-    except BatchError:
+        contents = read_contents(data, directory.count, Bounds(limit, ctx.gas_left // gas.HASH))
+    except BatchError as error:
+        ctx.charge(gas.HASH * error.cost)
         # Its message may quote zlib or the codec; receipts are hashed and must not.
-        raise Revert("bad_batch", "the batch data is malformed or out of bounds") from None
+        bounds = f"more than {limit} steps or {MAX_BATCH_BYTES} bytes"
+        raise Revert("bad_batch", f"the batch data is malformed, or {bounds}") from None
+    ctx.charge(gas.HASH * contents.cost)
     steps = contents.steps
     require(steps <= limit, "too_many_steps", f"the batch has {steps} steps, at most {limit} are allowed")
-    added = len(contents.addresses)
-    ctx.charge(gas.HASH * (3 * steps + sum(map(len, contents.committed)) // 64 + 3 * added))
-    if added:
+    ctx.charge(gas.HASH * HASHES_OF_AN_ENTRY * contents.messages)
+    ctx.charge(gas.HASH * (sum(map(len, contents.committed)) // 64))
+    if contents.addresses:
         directory = directory.append(contents.addresses)
         books.store_directory(directory)
     return contents, directory

@@ -93,6 +93,20 @@ def _list_head(count: int) -> bytes:
     return encode([None] * count)[: -count or None]
 
 
+def list_length(data: bytes | memoryview) -> int:
+    """How many items the list that ``data`` begins with says it has, before any of them is looked at.
+
+    Raises `CodecError` if no list begins there.
+    """
+    head = data[0] if data else 0
+    if 0x90 <= head <= 0x9F:
+        return head - 0x90
+    size = {0xDC: 2, 0xDD: 4}.get(head)
+    if size is None or len(data) <= size:
+        raise CodecError("expected a list")
+    return int.from_bytes(data[1 : 1 + size], "big")
+
+
 def validated(value: T) -> T:
     """Check a record built in code against the ranges that its type declares; returns it."""
     decode(type(value), encode(value))

@@ -259,6 +259,11 @@ class Context:
         """The contract's own account."""
         return self._contract.address
 
+    @property
+    def gas_left(self) -> int:
+        """What `charge` can still take: work of unknown size is done no further than this pays for."""
+        return self._execution.meter.left
+
     def charge(self, amount: int) -> None:
         """Pay gas for work that is not a storage access."""
         self._execution.meter.charge(amount)

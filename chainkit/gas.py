@@ -29,6 +29,11 @@ class GasMeter:
         self.limit = limit
         self.used = 0
 
+    @property
+    def left(self) -> int:
+        """What can still be charged."""
+        return self.limit - self.used
+
     def charge(self, amount: int) -> None:
         """Raises `OutOfGas`; then everything up to the limit counts as used."""
         if self.used + amount > self.limit:

@@ -18,7 +18,18 @@ from chainkit.codec import Address, Bytes32, CodecError, decode, encode
 from chainkit.hashing import tagged_hash, tagged_hashes
 from chainkit.merkle_list import list_proof
 from chainkit.transaction import SignedTransaction
-from rollup.batch import BatchBlock, decode_batch, encode_batch
+from rollup.batch import (
+    HASHES_OF_AN_ENTRY,
+    BatchBlock,
+    BatchError,
+    Bounds,
+    encode_batch,
+    inflate,
+    inflating_cost,
+    not_inflated,
+    read_blocks,
+)
+from rollup.batch import VERSION as PLAIN
 from rollup.directory import Directory
 from rollup.packing import VERSION as PACKED
 from rollup.packing import Packed, PackedBlock, Unpacked, numbers_of, pack, unpack_batch
@@ -28,8 +39,8 @@ PACKED_STEP: Final = "packed-step"
 KEPT: Final = 8
 """Batches that are kept as they were read."""
 KEPT_ENTRIES: Final = 16_384
-"""Steps and addresses of a batch that is kept. Four KB of data may stand for a million steps, which no contract takes:
-read they are 40 MB, and whoever posts such batches must not fill the memory of all who run the contract."""
+"""Blocks, transactions and addresses of a batch that is kept: large ones must not fill the memory of all who run the
+contract."""
 
 
 class Addresses(Protocol):
@@ -55,16 +66,33 @@ class Extended:
 
 @dataclass(frozen=True)
 class Contents:
-    """``transactions`` are those of all blocks, in order: wire bytes, or packed. ``addresses`` go to the directory."""
+    """``transactions`` are those of all blocks, in order: wire bytes, or packed. ``addresses`` go to the directory.
+    ``inflated`` is how many bytes the data has when it is inflated."""
 
     blocks: Sequence[PackedBlock]
     transactions: Sequence[bytes] | Unpacked
     addresses: Sequence[Address]
+    inflated: int
+
+    @property
+    def entries(self) -> int:
+        """Blocks and transactions: what there is to decode."""
+        return len(self.blocks) + len(self.transactions)
+
+    @property
+    def messages(self) -> int:
+        """Inbox messages that it takes in."""
+        return sum(block.inbox_count for block in self.blocks)
 
     @property
     def steps(self) -> int:
         """How many steps the batch makes."""
-        return sum(1 + block.inbox_count for block in self.blocks) + len(self.transactions)
+        return self.entries + self.messages
+
+    @property
+    def cost(self) -> int:
+        """What it costs to have read it and to hash what is in it, messages left out, in hashes."""
+        return inflating_cost(self.inflated) + HASHES_OF_AN_ENTRY * (self.entries + len(self.addresses))
 
     @cached_property
     def committed(self) -> Sequence[bytes]:
@@ -120,18 +148,21 @@ def packed_hash(data: bytes) -> Bytes32:
     return tagged_hash(PACKED_STEP, data)
 
 
+ALL: Final = Bounds()
 _kept: dict[tuple[bytes, int], Contents] = {}
 
 
-def read_contents(data: bytes, addresses: int) -> Contents:
+def read_contents(data: bytes, addresses: int, bounds: Bounds = ALL) -> Contents:
     """Read batch data in bounded memory, for a directory with so many ``addresses``. Raises `BatchError`.
 
     The last ones are kept: in one process the contract and derivation read the same batch, some L1 blocks later.
     """
     contents = _kept.get((data, addresses))
-    if contents is None:
-        contents = _read(data, addresses)
-        if contents.steps + len(contents.addresses) <= KEPT_ENTRIES:
+    if contents is not None:
+        _require_within(contents, bounds)
+    else:
+        contents = _read(data, addresses, bounds)
+        if contents.entries + len(contents.addresses) <= KEPT_ENTRIES:
             _kept[data, addresses] = contents
             if len(_kept) > KEPT:
                 del _kept[next(iter(_kept))]
@@ -143,12 +174,31 @@ def forget_contents() -> None:
     _kept.clear()
 
 
-def _read(data: bytes, addresses: int) -> Contents:
-    if data[:1] == PACKED:
-        return Contents(*unpack_batch(data, addresses))
-    plain = decode_batch(data)
+def _require_within(contents: Contents, bounds: Bounds) -> None:
+    """What was read within other bounds is refused, and costs, as if it were read now."""
+    if contents.inflated > bounds.inflated:
+        raise not_inflated("over what may be inflated")
+    if contents.entries > bounds.entries_after(contents.inflated):
+        error = BatchError("over what may be decoded")
+        error.cost = bounds.refused(contents.inflated)
+        raise error
+
+
+def _read(data: bytes, addresses: int, bounds: Bounds) -> Contents:
+    version = data[:1]
+    if version not in (PLAIN, PACKED):
+        raise BatchError("unknown batch version")
+    inflated, rest = inflate(data[1:], bounds.inflated)
+    most = bounds.entries_after(len(inflated))
+    try:
+        if version == PACKED:
+            return Contents(*unpack_batch(inflated, rest, addresses, most), len(inflated))
+        plain = read_blocks(inflated, rest, most)
+    except BatchError as error:
+        error.cost = bounds.refused(len(inflated))
+        raise
     blocks = [PackedBlock(b.time, b.inbox_count, len(b.transactions)) for b in plain]
-    return Contents(blocks, [wire for block in plain for wire in block.transactions], ())
+    return Contents(blocks, [wire for block in plain for wire in block.transactions], (), len(inflated))
 
 
 def write_contents(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Annotated, TypeVar
 
-from msgspec import Meta
+from msgspec import Meta, Raw
 
 from chainkit.codec import (
     MAX_AMOUNT,
@@ -33,13 +33,16 @@ from chainkit.codec import (
     Signature,
     decode,
     encode,
+    list_length,
 )
 from chainkit.transaction import Body, SignedTransaction, Transfer
-from rollup.batch import MAX_BATCH_BYTES, MAX_BATCHED_BYTES, MAX_BLOCKS, BatchError
+from rollup.batch import MAX_BATCH_BYTES, MAX_BATCHED_BYTES, MAX_BLOCKS, MAX_ENTRIES, BatchError
 from rollup.stf import MAX_STEP_BYTES
 
 VERSION = b"\x01"
-MAX_TRANSACTIONS = 1 << 18
+MAX_TRANSACTIONS = MAX_ENTRIES
+MAX_ADDRESSES_OF_A_TRANSACTION = 2
+"""New addresses of a batch are at most so many for each of its transactions: none names more."""
 SIGNATURE_BYTES = 64
 TRANSFER, CALL = 0, 1
 _ADDRESS_BYTES = 32
@@ -106,6 +109,23 @@ class _Columns(Record, frozen=True):
     to: bytes
     amounts: bytes
     actions: Annotated[list[bytes], Meta(max_length=MAX_TRANSACTIONS)]
+
+
+class _Outline(Record, frozen=True):
+    """`_Columns` of which the lists are not decoded yet."""
+
+    known: U53
+    addresses: bytes
+    blocks: Raw
+    kinds: bytes
+    senders: bytes
+    nonces: bytes
+    gas_limits: bytes
+    max_fees: bytes
+    tips: bytes
+    to: bytes
+    amounts: bytes
+    actions: Raw
 
 
 # --- one transaction ---
@@ -275,14 +295,17 @@ class Unpacked:
         return senders, self.nonces, self.gas_limits, self.max_fees, self.tips
 
 
-def unpack_batch(data: bytes, count: int) -> tuple[list[PackedBlock], Unpacked, list[Address]]:
-    """Read packed data in bounded memory, for a directory of ``count`` addresses.
+def unpack_batch(
+    plain: bytes, signatures: bytes, count: int, most: int = MAX_ENTRIES
+) -> tuple[list[PackedBlock], Unpacked, list[Address]]:
+    """Read inflated packed data and the signatures after it, in bounded memory, for a directory of ``count`` addresses.
 
-    Returns blocks, transactions in order with their final numbers, and the addresses to append to the directory.
-    Raises `BatchError`.
+    Returns blocks, transactions in order with their final numbers, and the addresses to append to the directory. The
+    ``most`` blocks and transactions that there may be are counted before any of them is decoded. Raises `BatchError`.
     """
-    plain, signatures = _inflate(data)
     try:
+        outline = decode(_Outline, plain, limit=MAX_BATCH_BYTES)
+        _require_within(outline, most)
         columns = decode(_Columns, plain, limit=MAX_BATCH_BYTES)
     except CodecError as error:
         raise BatchError(str(error)) from None
@@ -300,17 +323,15 @@ def unpack_batch(data: bytes, count: int) -> tuple[list[PackedBlock], Unpacked, 
     return columns.blocks, _transactions(columns, signatures, count, len(fresh)), fresh
 
 
-def _inflate(data: bytes) -> tuple[bytes, bytes]:
-    if data[:1] != VERSION:
-        raise BatchError("not packed")
-    stream = zlib.decompressobj()
-    try:
-        plain = stream.decompress(data[1:], MAX_BATCH_BYTES)
-    except zlib.error as error:
-        raise BatchError(f"not zlib data: {error}") from None
-    if not stream.eof or stream.unconsumed_tail:
-        raise BatchError(f"truncated, or over {MAX_BATCH_BYTES} bytes")
-    return plain, stream.unused_data
+def _require_within(outline: _Outline, most: int) -> None:
+    """Count what is about to be decoded. Raises `BatchError`, or `CodecError` if there is no list to count."""
+    total = len(outline.kinds)
+    if list_length(memoryview(outline.blocks)) + total > most:
+        raise BatchError(f"over {most} blocks and transactions")
+    if list_length(memoryview(outline.actions)) > total:
+        raise BatchError("more actions than transactions")
+    if len(outline.addresses) > _ADDRESS_BYTES * MAX_ADDRESSES_OF_A_TRANSACTION * total:
+        raise BatchError("more new addresses than the transactions can name")
 
 
 def _addresses(columns: _Columns, count: int) -> list[Address]:

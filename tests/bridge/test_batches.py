@@ -126,8 +126,11 @@ def test_after_a_revert_overdue_messages_are_due_again() -> None:
 
 
 def test_too_many_steps() -> None:
+    """Its blocks and transactions are counted before they are decoded: too many are no batch at all."""
     world = World()
-    refuse(world, "too_many_steps", [block(0, 0, *[b"x"] * SETTINGS.max_steps)])
+    assert "more than 64 steps" in refuse(world, "bad_batch", [block(0, 0, *[b"x"] * SETTINGS.max_steps)])
+    refuse(world, "bad_batch", [block()] * (SETTINGS.max_steps + 1))
+    refuse(world, "too_many_steps", [block(0, 1, *[b"x"] * (SETTINGS.max_steps - 1))])
     world.post((0, [b"x"] * (SETTINGS.max_steps - 1)))
 
 

@@ -21,6 +21,7 @@ from chainkit.codec import (
     decode_together,
     encode,
     from_json,
+    list_length,
     parse_hex,
     parse_json,
     snake_name,
@@ -49,6 +50,23 @@ quick = settings(max_examples=200, deadline=None)
 
 
 # --- bytes ---
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 65_535, 65_536])
+def test_the_length_of_a_list_is_read_from_its_head_alone(count: int) -> None:
+    data = encode([0] * count)
+    head = len(data) - count
+    assert list_length(data) == list_length(memoryview(data[:head])) == count
+    with pytest.raises(CodecError):
+        list_length(data[: head - 1])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x8f", b"\xa0", b"\xdc", b"\xdc\x00", b"\xdd\x00\x00\x00", b"\xc4\x01\x00"]
+)
+def test_what_begins_with_no_list_has_no_length(data: bytes) -> None:
+    with pytest.raises(CodecError):
+        list_length(data)
 
 
 @quick

@@ -450,7 +450,7 @@ def stranger(stack: Stack, wires: list[bytes], *, lie: bool = False, inbox: int 
     probe.catch_up()
     made = probe.node.derivation._execute(
         parent.end,
-        Read(Contents([], [], []), blocks),
+        Read(Contents([], [], [], 0), blocks),
         replace(parent.record, inbox_from=parent.record.inbox_to, inbox_to=parent.record.inbox_to + inbox),
     )
     probe.close()

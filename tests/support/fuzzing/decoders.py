@@ -53,7 +53,7 @@ from l1node.messages import decode_body, encode_message, encode_transactions, jo
 from l1node.staking import ReportArgs, UnstakeArgs
 from layerlab.archive import MANIFEST, read_manifest
 from layerlab.config import DevnetConfig, DevnetError, demo_config
-from rollup.batch import BatchBlock, BatchError, decode_batch, encode_batch
+from rollup.batch import BatchBlock, BatchError, Bounds, decode_batch, encode_batch, inflate
 from rollup.contents import forget_contents, read_contents
 from rollup.directory import Directory, Frontier
 from rollup.faults import fault_from_json
@@ -64,7 +64,6 @@ from rollup.packing import (
     PackedTransfer,
     Unpacked,
     _Columns,
-    _inflate,
     pack,
     unpack_batch,
 )
@@ -246,6 +245,9 @@ def batch(data: bytes) -> bool:
     if not isinstance(contents.transactions, Unpacked):
         assert decode_batch(encode_batch(wires)) == wires
     assert contents.steps >= len(wires)
+    paid = read_contents(data[1:], known, Bounds(hashes=contents.cost))  # what it costs is what it takes
+    forget_contents()
+    assert (paid.blocks, paid.addresses) == (contents.blocks, contents.addresses)
     return True
 
 
@@ -269,7 +271,7 @@ def packed_columns(data: bytes) -> bool:
 def inflation(data: bytes) -> bool:
     """Decompression alone: bounded, whole, nothing behind it."""
     try:
-        plain, _ = _inflate(b"\x01" + data)
+        plain, _ = inflate(data)
     except BatchError:
         return False
     assert len(plain) <= 4 * 1024 * 1024
@@ -625,7 +627,7 @@ DECODERS = (
     ),
     Target("batch-plain", "what a plain batch has inside", plain_blocks, _encoded(_blocks)),
     Target(
-        "batch-columns", "the columns of a packed batch", packed_columns, lambda: [_inflate(_packed())[0]]
+        "batch-columns", "the columns of a packed batch", packed_columns, lambda: [inflate(_packed()[1:])[0]]
     ),
     Target(
         "batch-inflate",
@@ -637,7 +639,7 @@ DECODERS = (
         "packed-transaction",
         "a packed transaction as a dispute shows it",
         canonical(PackedTransfer | PackedCall),
-        lambda: unpack_batch(_packed(), 0)[1].committed(),
+        lambda: unpack_batch(*inflate(_packed()[1:]), 0)[1].committed(),
     ),
     Target("state-proof", "a Merkle proof, and the witness made of it", proof, _proofs),
     Target("step-witness", "a step over its witness (dispute, last move)", witness, _witnesses),
