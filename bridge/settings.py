@@ -6,7 +6,7 @@ promises need (tests/threats/README.md: "Censored moves", "Large preimages", "Ro
 
 from bridge.abi import MAX_BISECTION, MAX_WITNESS_BYTES, BridgeSettings
 from chainkit import gas
-from chainkit.execution import Rules
+from chainkit.execution import FeeParameters, Rules
 from chainkit.genesis import Genesis, GenesisError, genesis_state
 from chainkit.keys import is_valid_address, well_known_name
 from chainkit.merkle import Tree
@@ -16,6 +16,17 @@ MAX_STEPS_LIMIT = 1 << 18
 """Bounds the hashing of one submit_batch, whatever the settings."""
 MAX_INBOX_LIMIT = 4_096
 """Bounds the inbox reads of one submit_batch, whatever the settings."""
+BATCH_GAS = 3_000_000
+BATCH_GAS_PER_BYTE = 16
+"""Beside what the bytes of any L1 transaction cost: the data is hashed, and so is what is in it."""
+BATCH_GAS_PER_INFLATED_BYTE = 1
+BATCH_GAS_PER_STEP = 400
+BATCH_GAS_PER_MESSAGE = 3_000
+"""An inbox message is read from the contract's storage."""
+BLOCK_BYTES = 256 * 1024
+"""What the batch data of a single L2 block is at most; a sequencer makes none that is larger."""
+BLOCK_STEPS = BLOCK_BYTES // 128
+"""Transactions of so many bytes."""
 PROOF_OVERHEAD_BYTES = 4 * 1024
 """A ``prove`` transaction beside its step and its witness: list proof, envelope, signature."""
 WITNESS_KEY_BYTES = 1_100
@@ -140,7 +151,7 @@ def _check_people(settings: BridgeSettings) -> None:
 
 
 def check_l1(l1: Genesis) -> None:
-    """The largest legal one-step proof must fit one L1 transaction. Raises `SettingsError`."""
+    """The largest legal one-step proof and the largest L2 block must fit one L1 transaction. Raises `SettingsError`."""
     size = MAX_STEP_BYTES + MAX_WITNESS_BYTES + PROOF_OVERHEAD_BYTES
     _require(
         l1.fees.max_transaction_bytes >= size, f"fees.max_transaction_bytes of L1 must be at least {size}"
@@ -150,6 +161,24 @@ def check_l1(l1: Genesis) -> None:
         l1.fees.max_transaction_gas >= cost + 4_000_000,
         f"fees.max_transaction_gas of L1 must be at least {cost + 4_000_000}",
     )
+    batch = _largest_block_gas(l1.fees)
+    _require(
+        l1.fees.max_transaction_gas >= batch,
+        f"fees.max_transaction_gas of L1 must be at least {batch}: a batch of one block and all overdue messages",
+    )
+
+
+def batch_gas(fees: FeeParameters, data: int, inflated: int, steps: int, messages: int) -> int:
+    """A gas limit for a batch of so many bytes of data, so many when inflated. What it uses is less."""
+    of_bytes = (fees.gas_per_byte + BATCH_GAS_PER_BYTE) * data + BATCH_GAS_PER_INFLATED_BYTE * inflated
+    return BATCH_GAS + of_bytes + BATCH_GAS_PER_STEP * steps + BATCH_GAS_PER_MESSAGE * messages
+
+
+def _largest_block_gas(fees: FeeParameters) -> int:
+    """A batch of one block with as many messages as any settings let it take in: if L1 had no gas for that, who fills
+    the inbox would end all posting, since a batch that leaves out what is overdue is refused."""
+    size = min(fees.max_transaction_bytes, BLOCK_BYTES)
+    return batch_gas(fees, size, size, BLOCK_STEPS + MAX_INBOX_LIMIT, MAX_INBOX_LIMIT)
 
 
 def proof_gas(size: int) -> int:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import msgspec
 
 from bridge import abi
+from bridge.settings import batch_gas
 from chainkit.codec import Bytes32, encode
+from chainkit.execution import FeeParameters
 from chainkit.transaction import Call, SignedTransaction, Transfer
 from rollup import player
-from rollup.batch import BatchBlock, encode_batch
+from rollup.batch import BatchBlock, encode_batch, inflate
 from rollup.block import L2Block
 from rollup.contents import write_contents
 from rollup.derived import DerivedBatch
@@ -35,11 +37,6 @@ IN_FLIGHT = 4
 final."""
 PACKED_BYTES = 64 + 7 * 8
 """Of a packed transaction at most, beside addresses that are new and the action of a call."""
-SUBMIT_GAS = 3_000_000
-SUBMIT_GAS_PER_BYTE = 24
-SUBMIT_GAS_PER_STEP = 400
-SUBMIT_GAS_PER_MESSAGE = 3_000
-"""An inbox message is read from the contract's storage."""
 FINALIZE_GAS = 1_500_000
 LANDING_BLOCKS = 4
 """L1 blocks that a call may take from now until it runs."""
@@ -150,8 +147,8 @@ def _submit(node: RollupNode, parent: int, inbox_to: int, blocks: list[L2Block],
     args = abi.SubmitBatchArgs(parent, inbox_to, data, root)
     steps = sum(len(block.all_steps) for block in blocks)
     messages = sum(inbox_count(block) for block in blocks)
-    gas_limit = SUBMIT_GAS + SUBMIT_GAS_PER_BYTE * len(data) + SUBMIT_GAS_PER_STEP * steps
-    gas_limit += SUBMIT_GAS_PER_MESSAGE * messages
+    inflated, _ = inflate(data[1:])
+    gas_limit = batch_gas(_l1_fees(node), len(data), len(inflated), steps, messages)
     assert derivation.settings is not None
     call = Call(derivation.bridge, "submit_batch", encode(args), derivation.settings.proposer_bond)
     why = f"post {len(blocks)} L2 blocks ({steps} steps, {len(data)} bytes) on batch {parent}"
@@ -193,13 +190,19 @@ def _leaves_out_overdue(node: RollupNode, head: DerivedBatch, blocks: list[L2Blo
 
 def _room(node: RollupNode) -> int:
     """Bytes of batch data that an L1 transaction carries."""
-    return node.replica.chain.rules.fees.max_transaction_bytes - ENVELOPE_BYTES
+    return _l1_fees(node).max_transaction_bytes - ENVELOPE_BYTES
+
+
+def _l1_fees(node: RollupNode) -> FeeParameters:
+    return node.replica.chain.rules.fees
 
 
 def _fitting(node: RollupNode, blocks: list[L2Block], before_ms: int) -> list[L2Block]:
+    """As many blocks as fit what the contract takes, an L1 transaction and its gas: for that of a single block
+    `check_l1` has made sure."""
     settings = node.derivation.settings
     assert settings is not None
-    room = _room(node)
+    fees, room = _l1_fees(node), _room(node)
     taken: list[L2Block] = []
     size = _Size(node.derivation.directory.numbers())
     steps = messages = 0
@@ -212,6 +215,7 @@ def _fitting(node: RollupNode, blocks: list[L2Block], before_ms: int) -> list[L2
             or size.bytes > room
             or steps > settings.max_steps
             or messages > settings.max_inbox_per_batch
+            or (taken and batch_gas(fees, size.bytes, size.bytes, steps, messages) > fees.max_transaction_gas)
         ):
             break
         taken.append(block)

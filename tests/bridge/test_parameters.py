@@ -106,6 +106,15 @@ def test_an_l1_that_could_not_carry_the_largest_proof_is_refused() -> None:
             genesis_state(replace(l1_genesis(), fees=fees))
 
 
+def test_an_l1_that_could_not_carry_a_block_and_a_full_inbox_is_refused() -> None:
+    """P13: at least what one block with 4,096 overdue messages takes, by the gas that the sequencer offers for it."""
+    least = 3_000_000 + 256 * 1024 * (8 + 16 + 1) + 400 * (2_048 + 4_096) + 3_000 * 4_096
+    genesis_state(replace(l1_genesis(), fees=FeeParameters(max_transaction_gas=least)))
+    for fees in (FeeParameters(max_transaction_gas=least - 1), FeeParameters(gas_per_byte=40)):
+        with pytest.raises(GenesisError, match="a batch of one block"):
+            genesis_state(replace(l1_genesis(), fees=fees))
+
+
 def test_genesis_survives_its_json() -> None:
     genesis = l1_genesis()
     again = genesis_from_json(json.dumps(genesis_to_json(genesis)))

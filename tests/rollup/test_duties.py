@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bridge_harness import SETTINGS, l2_transfer
+from bridge_harness import SETTINGS, l2_transfer, l2_tx
 from rollup_stack import Stack, stack_at
 
 from bridge import abi
 from chainkit.codec import decode, encode
+from chainkit.transaction import Call
 from rollup.contents import Contents, read_contents
 from rollup.duties import IN_FLIGHT, batch_duty, duties
 from rollup.faults import Fault
@@ -43,6 +44,48 @@ def test_asked_again_they_name_the_same_calls(stack: Stack, fault: Fault | None)
             assert list(duties(member.node, stack.now())) == first
             assert len({duty.key for duty in first}) == len(first)
         stack.step()
+
+
+def test_a_batch_has_no_more_blocks_than_an_l1_transaction_has_gas_for(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P13: steps that the settings allow and whose gas L1 does not give are left for the next batch; one block goes
+    whatever is offered for it."""
+    stack.step()
+    node = stack.sequencer.node
+    for _ in range(6):
+        stack.transfer()
+        node.produce(stack.now())
+    whole = contents_of(stack)
+    assert len(whole.blocks) >= 6
+    fees = stack.chain.rules.fees
+    for per_step, blocks in ((fees.max_transaction_gas // 7, 3), (2 * fees.max_transaction_gas, 1)):
+        monkeypatch.setattr("bridge.settings.BATCH_GAS_PER_STEP", per_step)
+        duty = batch_duty(node, stack.now())
+        assert duty is not None
+        args = decode(abi.SubmitBatchArgs, duty.move.call.args)
+        assert len(read_contents(args.data, len(node.derivation.directory)).blocks) == blocks
+        assert (duty.move.gas_limit <= fees.max_transaction_gas) == (blocks > 1)
+
+
+def test_the_gas_that_is_offered_covers_what_is_inflated(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data that compresses 100:1 pays for its inflated bytes; the part that is the same for all must not hide that."""
+    stack.step()
+    node = stack.sequencer.node
+    for nonce in range(3):
+        stack.submit(l2_tx("alice", nonce, Call("messenger", "withdraw", bytes(7_000), 0), gas=240_000))
+        node.produce(stack.now())
+    duty = batch_duty(node, stack.now())
+    assert duty is not None
+    args = decode(abi.SubmitBatchArgs, duty.move.call.args)
+    assert len(args.data) < 2_000
+    monkeypatch.setattr("bridge.settings.BATCH_GAS_PER_INFLATED_BYTE", 0)
+    without = batch_duty(node, stack.now())
+    assert without is not None
+    inflated = read_contents(args.data, len(node.derivation.directory)).inflated
+    assert duty.move.gas_limit - without.move.gas_limit == inflated > 21_000
 
 
 def test_blocks_of_l1s_future_wait(stack: Stack) -> None:
