@@ -256,18 +256,22 @@ class Devnet:
             self.supervisor.check_ports(names)
             self.time.settle()
             try:
-                for name in names:
-                    self.supervisor.start(name)
-                    self.save()
-                # No slot passes before there is somebody to fill it.
-                first = [name for name in names if name in self.config.all_validators]
-                self.supervisor.wait_live(first or names, progress)
+                # No slot passes before there is somebody to fill it; the others start while the first ones do.
+                first = [name for name in names if name in self.config.all_validators] or names
+                self._start(first)
+                self.supervisor.wait_live(first, progress)
                 self.time.set_rate(1.0)
+                self._start([name for name in names if name not in first])
                 self.supervisor.wait_ready(names, progress)
                 self.time.wait_running()
             except BaseException:
                 self.halt(nothing)
                 raise
+
+    def _start(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.supervisor.start(name)
+            self.save()
 
     def down(self, progress: Progress = nothing) -> list[str]:
         """Stop time, then every service; their data stays. Returns the names of those that ran."""
