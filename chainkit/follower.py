@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from chainkit.block import (
     MAX_BLOCK_BYTES,
@@ -32,6 +33,8 @@ log = logging.getLogger("layerlab.follower")
 MAX_UNFINAL = 4096
 """Executed blocks above the final one that are kept; a chain that does not finalize is not followed on."""
 PAGE = 64
+FULL_BYTES = MAX_BLOCK_BYTES
+"""Fewer blocks than a page that have so many bytes: a node may have cut them off, as it does before 4 MiB."""
 PIECE = 4
 """Blocks of a page that are executed before final ones are handed out."""
 HELD = 8
@@ -45,6 +48,13 @@ TURN_AFTER = 16
 """Good answers from one node after which the next one is asked."""
 
 Pair = tuple[ExecutedBlock, Certificate]
+
+
+class Page(NamedTuple):
+    """Blocks that a node sent; ``is_full``: it may have sent no more because it sends no more at once."""
+
+    blocks: list[CertifiedBlock]
+    is_full: bool
 
 
 class FollowError(Exception):
@@ -160,7 +170,7 @@ class Follower:
         self._on_final = on_final
         self._on_coming = on_coming
         self._held: deque[Pair] = deque()
-        self._coming: tuple[int, asyncio.Task[list[CertifiedBlock]]] | None = None
+        self._coming: tuple[int, asyncio.Task[Page]] | None = None
         self._turn = 0
         self._idle = 0
         self._answers = 0
@@ -178,8 +188,7 @@ class Follower:
         try:
             while True:
                 try:
-                    blocks = await self._page(start)
-                    after = await self._take(start, blocks)
+                    after = await self._take(start, await self._page(start))
                 except (ApiError, CodecError, OSError) as error:
                     log.info("no blocks from %s: %s", self.client.url, error)
                     after = start
@@ -204,7 +213,7 @@ class Follower:
         if start is not None:
             self._coming = start, asyncio.create_task(self._fetch(start), name="fetch-blocks")
 
-    async def _page(self, start: int) -> list[CertifiedBlock]:
+    async def _page(self, start: int) -> Page:
         """The next blocks; what is held is handed out until they are there. If there are more, those are asked for."""
         self._ask_for(start)
         assert self._coming is not None
@@ -212,11 +221,11 @@ class Follower:
         await self._let_come()
         while self._held and not coming.done():
             await self._hand_out(len(self._held) - 1)
-        blocks = await coming
+        page = await coming
         self._coming = None
-        if len(blocks) >= PAGE:
-            self._ask_for(blocks[-1].block.header.height + 1)
-        return blocks
+        if page.is_full:
+            self._ask_for(page.blocks[-1].block.header.height + 1)
+        return page
 
     async def _hand_out(self, kept: int) -> None:
         """All final blocks but the last ``kept``."""
@@ -231,10 +240,10 @@ class Follower:
                 return
             await asyncio.sleep(0)
 
-    async def _take(self, start: int, blocks: list[CertifiedBlock]) -> int:
+    async def _take(self, start: int, page: Page) -> int:
         """Take blocks in and hand out final ones; returns the height to go on from, or ``start`` if this
         node has nothing more to give. Raises `FollowError` for a lie, and for a fork that this node is not on."""
-        before, heard = self._core.head_height, self.heard_final
+        blocks, before, heard = page.blocks, self._core.head_height, self.heard_final
         found = False
         for place in range(0, len(blocks), PIECE):
             try:
@@ -254,9 +263,9 @@ class Follower:
         height, head = self._core.tip.header.height, self._core.head_height
         # A full page means that there is more to come. Only checked blocks count, and only new ones: a liar moves this
         # no further, but for as long as his page takes.
-        is_full = len(blocks) >= PAGE and head > before + PAGE // 2
-        self._note_final(PAGE if is_full else 0)
-        await self._hand_out(HELD if is_full else 0)
+        has_more = page.is_full and head > before + len(blocks) // 2
+        self._note_final(PAGE if has_more else 0)
+        await self._hand_out(HELD if has_more else 0)
         if not blocks:
             return start
         after = min(max(blocks[-1].block.header.height, height), head) + 1
@@ -271,14 +280,14 @@ class Follower:
         """``more``: how many blocks there are at least after those that were checked."""
         self.heard_final = max(self._core.tip.header.height, self._core.head_height - 2) + more
 
-    async def _fetch(self, start: int) -> list[CertifiedBlock]:
+    async def _fetch(self, start: int) -> Page:
         data = await self.client.get_bytes(
             "/certified-blocks",
             {"from": start, "limit": PAGE, "wait": WAIT_SECONDS},
             timeout=WAIT_SECONDS + 5.0,
         )
         blocks: list[CertifiedBlock] = decode(list[CertifiedBlock], data, limit=4 * MAX_BLOCK_BYTES)
-        return blocks
+        return Page(blocks, len(blocks) >= PAGE or len(data) >= FULL_BYTES)
 
     async def _next_node(self) -> int:
         """Turn to the next node, from the last final block on; slower and slower while none has more."""

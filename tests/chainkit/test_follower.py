@@ -408,31 +408,41 @@ def test_what_comes_next_is_known_before_its_turn(script: Script, long_chain: li
         assert height + module.HELD <= known[height] < height + module.HELD + module.PIECE + 1
 
 
+@pytest.mark.parametrize("size", [module.PAGE, 30])
 def test_the_next_page_is_on_its_way_while_one_is_taken(
-    script: Script, long_chain: list[CertifiedBlock]
+    script: Script, long_chain: list[CertifiedBlock], size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also if the node cut it off for its bytes."""
+    monkeypatch.setattr(module, "FULL_BYTES", len(encode(long_chain[:30])) // 2)
     asked: list[int] = []
+    heard: list[int | None] = []
     asked_by: dict[int, list[int]] = {}
 
     async def on_final(block: ExecutedBlock, _: Certificate) -> None:
         asked_by[block.header.height] = asked.copy()
-        if block.header.height == module.PAGE:
+        heard.append(following.heard_final)
+        if block.header.height == size:
             raise EndOfTestError
 
     async def handle(request: httpx.Request) -> httpx.Response:
         first = int(request.url.params["from"])
         asked.append(first)
-        return httpx.Response(200, content=encode(long_chain[first - 1 :][: module.PAGE]))
+        return httpx.Response(200, content=encode(long_chain[first - 1 :][:size]))
+
+    client = ChainClient("http://node", transport=httpx.MockTransport(handle))
+    following = Follower([client], core_of(script), on_final)
 
     async def main() -> None:
-        client = ChainClient("http://node", transport=httpx.MockTransport(handle))
         with pytest.raises(EndOfTestError):
-            await asyncio.wait_for(Follower([client], core_of(script), on_final).run(), timeout=60)
+            await asyncio.wait_for(following.run(), timeout=60)
         assert [task for task in asyncio.all_tasks() if task.get_name() == "fetch-blocks"] == []
 
     asyncio.run(main())
-    assert asked == [1, module.PAGE + 1]
-    assert asked_by[2] == asked
+    assert asked[:2] == [1, size + 1]
+    assert asked_by[2] == [1, size + 1]
+    assert all(told is not None and told > height + 2 for height, told in enumerate(heard, 1)), (
+        "there is more"
+    )
 
 
 def test_a_node_that_hangs_holds_back_none_of_what_was_final(
@@ -509,7 +519,7 @@ def test_what_stood_behind_a_forged_block_raises_no_hope(
         following = Follower([FakeNode("liar", lambda _: []).client()], core, never)
         following.heard_final = core.tip.header.height
         with pytest.raises(FollowError):
-            await following._take(81, page)
+            await following._take(81, module.Page(page, is_full=True))
         await following.client.aclose()
         assert following.heard_final == core.tip.header.height
 
