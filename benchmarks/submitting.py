@@ -24,7 +24,7 @@ _WAIT: Final = ("mempool_full", "nonce_gap")
 _POLL: Final = 0.01
 _SETTLE_SECONDS: Final = 120.0
 _SAMPLE: Final = 200
-LAST_AGAIN: Final = 32
+_LAST_AGAIN: Final = 32
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class _Answers:
     def __init__(self, url: str) -> None:
         self.url = url
         self.again = 0
-        self.last_again: deque[bytes] = deque(maxlen=LAST_AGAIN)
+        self.last_again: deque[bytes] = deque(maxlen=_LAST_AGAIN)
         """The last one of each of the last bodies that were sent again."""
 
     def __call__(self, status: int, body: bytes, request: bytes) -> bytes | None:

@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 from chainkit.block import Block, Header
 from chainkit.chain import Chain
-from chainkit.codec import Bytes32, CodecError, encode
+from chainkit.codec import Bytes32, encode
 from chainkit.execution import InvalidTransaction, Receipt, Rules, apply_transaction, environment
 from chainkit.merkle import Tree
 from chainkit.merkle_list import list_root
 from chainkit.state import State
 from chainkit.transaction import SignedTransaction, verify_signatures
 from chainkit.transfers import Transfers
-from rollup.stf import BeginBlock, Deposit, Forced, Step, Transact, apply_step
+from rollup.stf import BeginBlock, Deposit, Forced, Step, Transact, apply_step, decode_wire
 
 MAX_STORED_BYTES = 1 << 30
 """Of a block on this node's own disk: one may take in thousands of forced transactions."""
@@ -104,10 +104,7 @@ def decode_transaction(rules: Rules, step: Step) -> SignedTransaction | None:
     """The transaction that a step carries, or None; signature not yet checked."""
     if isinstance(step, (BeginBlock, Deposit)):
         return None
-    try:
-        return SignedTransaction.decode(step.transaction, limit=rules.fees.max_transaction_bytes)
-    except CodecError:
-        return None
+    return decode_wire(step.transaction, rules.fees.max_transaction_bytes)
 
 
 def decode_transactions(

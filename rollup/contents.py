@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import accumulate, islice
 from typing import Final, Protocol
 
-from chainkit.codec import Address, Bytes32, CodecError, decode, encode
+from chainkit.codec import Address, Bytes32, decode, encode
 from chainkit.hashing import tagged_hash, tagged_hashes
 from chainkit.merkle_list import list_proof
 from chainkit.transaction import SignedTransaction
@@ -33,7 +33,7 @@ from rollup.batch import VERSION as PLAIN
 from rollup.directory import Directory
 from rollup.packing import VERSION as PACKED
 from rollup.packing import Packed, PackedBlock, Unpacked, numbers_of, pack, unpack_batch
-from rollup.stf import BeginBlock, Step, Transact, step_hash
+from rollup.stf import BeginBlock, Step, Transact, decode_wire, step_hash
 
 PACKED_STEP: Final = "packed-step"
 KEPT: Final = 8
@@ -125,7 +125,7 @@ class Contents:
                 wires = [tx.wire for tx in transfers]
                 return self._in_blocks(wires), [tx if len(tx.wire) <= limit else None for tx in transfers]
         blocks = self.wires(directory, chain_id)
-        return blocks, [_decoded(wire, limit) for block in blocks for wire in block.transactions]
+        return blocks, [decode_wire(wire, limit) for block in blocks for wire in block.transactions]
 
     def _in_blocks(self, wires: Sequence[bytes]) -> list[BatchBlock]:
         """``wires`` are those of all blocks."""
@@ -134,13 +134,6 @@ class Contents:
             BatchBlock(b.time, b.inbox_count, list(wires[end - b.transactions : end]))
             for b, end in zip(self.blocks, ends, strict=True)
         ]
-
-
-def _decoded(wire: bytes, limit: int) -> SignedTransaction | None:
-    try:
-        return SignedTransaction.decode(wire, limit=limit)
-    except CodecError:
-        return None
 
 
 def packed_hash(data: bytes) -> Bytes32:

@@ -58,6 +58,14 @@ def decode_step(data: bytes) -> Step:
     return step
 
 
+def decode_wire(wire: bytes, limit: int) -> SignedTransaction | None:
+    """The transaction with these bytes, its signature not checked yet; None if they are none, or over ``limit``."""
+    try:
+        return SignedTransaction.decode(wire, limit=limit)
+    except CodecError:
+        return None
+
+
 def step_hash(step: Step) -> Bytes32:
     """What the contract commits to for this step."""
     return tagged_hash("step", encode(step))
@@ -104,12 +112,10 @@ def _apply_transaction(
     rules: Rules, state: State, step: Forced | Transact, tx: SignedTransaction | None
 ) -> Receipt:
     if tx is None:
-        try:
-            tx = SignedTransaction.decode(step.transaction, limit=rules.fees.max_transaction_bytes)
-        except CodecError:
-            # Receipts are hashed: the decoding library's own words must not be in them.
-            step_id = tagged_hash("undecodable", step.transaction)
-            return _receipt(step_id, "undecodable", "not the canonical bytes of a transaction")
+        tx = decode_wire(step.transaction, rules.fees.max_transaction_bytes)
+    if tx is None:  # receipts are hashed: the decoding library's own words must not be in them
+        step_id = tagged_hash("undecodable", step.transaction)
+        return _receipt(step_id, "undecodable", "not the canonical bytes of a transaction")
     try:
         return apply_transaction(rules, state, tx, forced=isinstance(step, Forced))
     except InvalidTransaction as refusal:
