@@ -274,6 +274,8 @@ class Follower:
             self._answers += 1
             if self._answers % TURN_AFTER == 0:
                 self._turn += 1  # a node that holds the newest blocks back is not asked for long
+                if len(self._clients) > 1:  # and what it is asked for already, the next one is asked for
+                    self._ask_for(None)
         return after
 
     def _note_final(self, more: int) -> None:

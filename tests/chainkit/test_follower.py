@@ -349,6 +349,37 @@ def test_a_node_that_lags_on_purpose_is_not_asked_for_long(
     assert len(slow.asked) <= module.TURN_AFTER + 2
 
 
+def test_what_a_node_was_asked_for_ends_with_its_turn(
+    script: Script, long_chain: list[CertifiedBlock]
+) -> None:
+    """Its last good page is a full one, and for the next, asked for meanwhile, it has nothing: that must not count as
+    the next node's failure, or of two nodes the one that lags on purpose would be asked for ever."""
+    alone = module.TURN_AFTER - 1
+
+    def lag(start: int) -> Answer:
+        if start <= alone:
+            return long_chain[start - 1 : start]
+        return long_chain[alone:][: module.PAGE] if start == alone + 1 else 500
+
+    slow, honest = FakeNode("slow", lag), FakeNode("honest", serving(long_chain))
+
+    async def ignore(_block: ExecutedBlock, _: Certificate) -> None:
+        return
+
+    async def main() -> None:
+        following = Follower([slow.client(), honest.client()], core_of(script), ignore)
+        running = asyncio.create_task(following.run())
+        async with asyncio.timeout(60):
+            while not honest.asked:
+                await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+    assert slow.asked[-1] == len(long_chain), "that page was asked for before the turn was over"
+    assert len(slow.asked) == module.TURN_AFTER + 1
+
+
 def test_more_unfinal_blocks_than_a_page(script: Script) -> None:
     """Without finality for longer than a page, and a fork longer than a page, the loop still gets there."""
     first = script.chain_of([1, 2, 3])
