@@ -110,10 +110,12 @@ class _Worker(asyncio.Protocol):
                 future.set_result(answers[:count])
             answers = answers[count:]
         self._answers = answers
-        if (
-            answers and not self.owed
-        ):  # it says more than it was asked: nothing that it says is to be believed
+        if answers and not self.owed:
+            # It says more than it was asked: nothing that it says is to be believed, nor heard until it is dead.
+            assert self._transport is not None
             self.process.kill()
+            self._transport.abort()
+            return
         self._has_room()
 
     def connection_lost(self, exc: Exception | None) -> None:

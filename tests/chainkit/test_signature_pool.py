@@ -1,6 +1,7 @@
 """Signatures in worker processes: verdicts as in this process, also when workers die, hang or talk nonsense."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import uvloop
 from ledger import ALICE, BOB, transfer
 
 from chainkit import keys, signature_pool, verify_worker
@@ -254,6 +256,38 @@ def test_answers_that_nobody_asked_for_end_the_worker(monkeypatch: pytest.Monkey
         await check(pool)
 
     with_pool(1, work)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_worker_that_says_too_much_is_not_heard_again(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """It is given nothing more, and what it goes on to say is no answer to what it was asked last."""
+
+    class Killed:
+        def kill(self) -> None:
+            pass  # the signal is on its way
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            loop, gone = asyncio.get_running_loop(), asyncio.Event()
+            worker = signature_pool._Worker(Killed(), lambda: None, lambda _: gone.set())  # type: ignore[arg-type]
+            await loop.create_unix_connection(lambda: worker, sock=ours)
+            first, second = loop.create_future(), loop.create_future()
+            worker.ask([(some(1)[0], first)], 1, lambda _: False, 0.0)
+            theirs.send(b"\1\1")
+            assert await first == b"\1"
+            worker.ask([(some(1)[0], second)], 1, lambda _: False, 0.0)
+            with contextlib.suppress(OSError):
+                theirs.send(b"\1")
+            async with asyncio.timeout(SECONDS):
+                await gone.wait()
+            assert not second.done()
+            assert [future for _, future in worker.owed] == [second], "the pool checks it"
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
 
 
 def test_a_client_that_goes_away_takes_nothing_with_it() -> None:
