@@ -220,6 +220,10 @@ class Follower:
         coming = self._coming[1]
         await self._let_come()
         while self._held and not coming.done():
+            if (
+                len(self._held) == 1
+            ):  # large blocks look like the beginning of more; that there is none shows here
+                self._note_final(0)
             await self._hand_out(len(self._held) - 1)
         page = await coming
         self._coming = None

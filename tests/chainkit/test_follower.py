@@ -501,6 +501,39 @@ def test_a_node_that_hangs_holds_back_none_of_what_was_final(
     assert handed == list(range(1, module.PAGE - 1))
 
 
+def test_no_blocks_are_so_large_that_it_never_feels_caught_up(
+    script: Script, long_chain: list[CertifiedBlock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P12: who fills each L1 block makes of each a page that may have been cut off; if that alone meant that there is
+    more, a challenger would stay silent for as long as he pays."""
+    monkeypatch.setattr(module, "FULL_BYTES", 1)
+    heard: list[tuple[int, int | None]] = []
+    final = asyncio.Condition()
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        start = int(request.url.params["from"])
+        async with final:  # L1 makes a block when everybody has had the one before
+            await final.wait_for(lambda: len(heard) >= start - 2)
+        return httpx.Response(200, content=encode(long_chain[start - 1 : start]))
+
+    async def main() -> None:
+        client = ChainClient("http://node", transport=httpx.MockTransport(handle))
+
+        async def on_final(block: ExecutedBlock, _: Certificate) -> None:
+            heard.append((block.header.height, following.heard_final))
+            if block.header.height == 10:
+                raise EndOfTestError
+            async with final:
+                final.notify_all()
+
+        following = Follower([client], core_of(script), on_final)
+        with pytest.raises(EndOfTestError):
+            await asyncio.wait_for(following.run(), timeout=60)
+
+    asyncio.run(main())
+    assert heard == [(height, height) for height in range(1, 11)]
+
+
 @pytest.mark.parametrize("page", ["final", "the head", "the head and all"])
 def test_a_page_of_what_is_known_already_raises_no_hope(
     script: Script, long_chain: list[CertifiedBlock], page: str
