@@ -1,8 +1,8 @@
 """Checking many signatures at once: in worker processes, or with none of them in this one.
 
 Responsible for handing signatures to workers, for the order of their answers, and for going on when a worker
-dies, hangs or talks nonsense: what it owed is checked again here, and another takes its place. Must not know what
-is signed. What is valid, `chainkit.keys.verify` says, wherever it runs.
+dies, hangs or talks nonsense: what it owed is checked again, by another or here, and another takes its place.
+Must not know what is signed. What is valid, `chainkit.keys.verify` says, wherever it runs.
 
 A worker is another process and not a thread because of Python's lock: with the checks outside, this process has
 all of its one core for execution, and the next request is checked while this one runs.
@@ -258,7 +258,7 @@ class SignaturePool:
         self._workers.append(worker)
 
     def _lose(self, worker: _Worker) -> None:
-        """The worker is gone: check what it owes here, and put another in its place."""
+        """The worker is gone: what it owes comes before all that waits, and another takes its place."""
         if worker in self._workers:
             self._workers.remove(worker)
         worker.process.kill()

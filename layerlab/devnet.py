@@ -256,7 +256,7 @@ class Devnet:
             self.supervisor.check_ports(names)
             self.time.settle()
             try:
-                # No slot passes before there is somebody to fill it; the others start while the first ones do.
+                # No slot passes before there is somebody to fill it: validators start alone, the others once time runs.
                 first = [name for name in names if name in self.config.all_validators] or names
                 self._start(first)
                 self.supervisor.wait_live(first, progress)
