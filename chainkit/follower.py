@@ -171,6 +171,7 @@ class Follower:
         self._on_coming = on_coming
         self._held: deque[Pair] = deque()
         self._coming: tuple[int, asyncio.Task[Page]] | None = None
+        self._is_behind = False  # the last page had as many blocks as L1 does not make while one is fetched
         self._turn = 0
         self._idle = 0
         self._answers = 0
@@ -220,9 +221,8 @@ class Follower:
         coming = self._coming[1]
         await self._let_come()
         while self._held and not coming.done():
-            if (
-                len(self._held) == 1
-            ):  # large blocks look like the beginning of more; that there is none shows here
+            if len(self._held) == 1 and not self._is_behind:
+                # Large blocks look like the beginning of more; that there is none shows here.
                 self._note_final(0)
             await self._hand_out(len(self._held) - 1)
         page = await coming
@@ -268,6 +268,7 @@ class Follower:
         # A full page means that there is more to come. Only checked blocks count, and only new ones: a liar moves this
         # no further, but for as long as his page takes.
         has_more = page.is_full and head > before + len(blocks) // 2
+        self._is_behind = has_more and len(blocks) >= PAGE
         self._note_final(PAGE if has_more else 0)
         await self._hand_out(HELD if has_more else 0)
         if not blocks:

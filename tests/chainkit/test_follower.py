@@ -534,6 +534,37 @@ def test_no_blocks_are_so_large_that_it_never_feels_caught_up(
     assert heard == [(height, height) for height in range(1, 11)]
 
 
+def test_it_is_not_caught_up_between_two_pages_however_long_the_next_one_takes(
+    script: Script, long_chain: list[CertifiedBlock]
+) -> None:
+    heard: list[int | None] = []
+    final = module.PAGE - 1
+    all_handed_out = asyncio.Event()
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        start = int(request.url.params["from"])
+        if start > 1:
+            await all_handed_out.wait()
+        return httpx.Response(200, content=encode(long_chain[start - 1 :][: module.PAGE]))
+
+    async def main() -> None:
+        client = ChainClient("http://node", transport=httpx.MockTransport(handle))
+
+        async def on_final(block: ExecutedBlock, _: Certificate) -> None:
+            heard.append(following.heard_final)
+            if block.header.height == final:
+                all_handed_out.set()
+            elif block.header.height > final:
+                raise EndOfTestError
+
+        following = Follower([client], core_of(script), on_final)
+        with pytest.raises(EndOfTestError):
+            await asyncio.wait_for(following.run(), timeout=60)
+
+    asyncio.run(main())
+    assert heard[final - 1] == final + module.PAGE
+
+
 @pytest.mark.parametrize("page", ["final", "the head", "the head and all"])
 def test_a_page_of_what_is_known_already_raises_no_hope(
     script: Script, long_chain: list[CertifiedBlock], page: str
