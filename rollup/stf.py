@@ -102,7 +102,7 @@ def prove_step(rules: Rules, root: Bytes32, step: Step, witness: bytes) -> Bytes
 
 
 def _apply_deposit(state: State, step: Deposit) -> Receipt:
-    account = state.account(step.to)
+    account = state.account(step.to)  # L1 has taken deposits only for keys in good order: here nobody asks
     state.set_account(step.to, Account(account.balance + step.amount, account.nonce))
     count_supply(state, step.amount, 0)
     return _receipt(step_hash(step))
