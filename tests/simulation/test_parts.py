@@ -4,12 +4,15 @@ import asyncio
 import json
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation.disk import Disk, Mode, PowerLost
 from simulation.loop import Deadlock, SimClock, VirtualLoop
+from simulation.process import Process
 from simulation.reference_merkle import list_root, state_root
 
 from chainkit.clock import sleep_until
@@ -23,6 +26,35 @@ GENESIS = b"\x01" * 32
 def run(main: object) -> object:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)  # type: ignore[arg-type]
+
+
+# --- processes ---
+
+
+def test_a_process_whose_disk_fails_as_it_starts_is_started_again(tmp_path: Path) -> None:
+    """A supervisor does not ask how far it came."""
+    told: list[str] = []
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+
+        async def create(_: Process) -> tuple[Any, object, Any]:
+            if process.starts < 3:
+                raise StoreError("the disk is out of order")
+            return SimpleNamespace(tasks=[]), object(), lambda *_: None
+
+        clock = SimClock(loop, 0.0)
+        process = Process(
+            "v0", tmp_path, clock, create, Random(1), lambda what, _: told.append(what), lambda _: None, False
+        )
+        process.start()
+        await asyncio.sleep(60)
+        assert process.up
+        return process.starts
+
+    assert run(main()) == 3
+    assert told == ["start", "exit 1", "down", "start", "exit 1", "down", "start"]
 
 
 # --- time ---

@@ -102,12 +102,14 @@ class Process:
         # Exit code 1: something that should go on for ever has failed.
         self._note_failure(error)
         self._note("exit 1", f"{self.name}: {error!r:.200}")
-        self.kill()
+        self._go_down()  # also if it never came up
 
     def kill(self) -> None:
         """kill -9: nothing more is written or sent. It is started again after ``restart_after`` seconds."""
-        if self._burial is not None or (self.service is None and not self._tasks):
-            return
+        if self._burial is None and (self.service is not None or self._tasks):
+            self._go_down()
+
+    def _go_down(self) -> None:
         self._note("down", self.name)
         self.disk.lose_power()
         self.handler = self.core = self.service = None
