@@ -219,7 +219,8 @@ class Follower:
         self._ask_for(start)
         assert self._coming is not None
         coming = self._coming[1]
-        await self._let_come()
+        if self._held:
+            await self._let_come()
         while self._held and not coming.done():
             if len(self._held) == 1 and not self._is_behind:
                 # Large blocks look like the beginning of more; that there is none shows here.
