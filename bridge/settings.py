@@ -10,9 +10,10 @@ from chainkit.execution import FeeParameters, Rules
 from chainkit.genesis import Genesis, GenesisError, genesis_state
 from chainkit.keys import is_valid_address, well_known_name
 from chainkit.merkle import Tree
+from rollup.batch import MAX_ENTRIES
 from rollup.stf import MAX_STEP_BYTES
 
-MAX_STEPS_LIMIT = 1 << 18
+MAX_STEPS_LIMIT = MAX_ENTRIES
 """Bounds the hashing of one submit_batch, whatever the settings."""
 MAX_INBOX_LIMIT = 4_096
 """Bounds the inbox reads of one submit_batch, whatever the settings."""
