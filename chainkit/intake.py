@@ -13,12 +13,12 @@ import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chainkit.backend import ChainBackend, SubmitResult
-from chainkit.codec import Address, Bytes32, to_json
+from chainkit.codec import Bytes32, to_json
 from chainkit.http_limits import FORGET_BODY
 from chainkit.problems import MEDIA_TYPE, Problem
 from chainkit.signature_pool import SignaturePool
 from chainkit.submission import read_batch, refusals
-from chainkit.transaction import SignedTransaction
+from chainkit.transaction import IsAccount, SignedTransaction, no_account
 
 PATH: Final = "/transactions"
 MSGPACK: Final = "application/msgpack"
@@ -54,7 +54,7 @@ class Intake:
         backend: ChainBackend,
         pool: SignaturePool | None = None,
         included: Included | None = None,
-        accounts: Callable[[], Callable[[Address], bool]] | None = None,
+        accounts: Callable[[], IsAccount] = lambda: no_account,
     ) -> None:
         self._backend = backend
         self._pool = pool or SignaturePool()
@@ -73,8 +73,7 @@ class Intake:
             detail = f"{self._pool.waiting} signatures wait to be checked; try again in a moment"
             raise Problem(503, "overloaded", "The service is overloaded", detail)
         await self._pool.verify(transactions)
-        is_account = None if self._accounts is None else self._accounts()
-        refused = refusals(self._backend.rules, transactions, is_account)
+        refused = refusals(self._backend.rules, transactions, self._accounts())
         good = (
             [tx for place, tx in enumerate(transactions) if place not in refused] if refused else transactions
         )

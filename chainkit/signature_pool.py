@@ -24,16 +24,15 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final, cast
 
-from chainkit.codec import Address
-from chainkit.transaction import SignedTransaction, verify_signatures
+from chainkit.transaction import IsAccount, SignedTransaction, no_account, verify_signatures
 from chainkit.verify_worker import ITEM_BYTES, KNOWN, LENGTH_BYTES, UNKNOWN, VALID
 
 CHUNK: Final = 64
-"""Signatures in one request, about 4 ms of work: so many single ones go together, and no fewer are shared out."""
+"""Signatures that stay together, about 4 ms of work: no fewer are shared out between workers."""
 MOST: Final = 512
-"""Of one list in one request: the largest body is then two, and who has owed an answer for long has not said a word."""
+"""In one request: the largest body is then two, and who has owed an answer for long has not said a word."""
 SMALL: Final = 16
-"""Without workers, so many are checked before others have their turn: about a millisecond."""
+"""So many are checked in this process before others have their turn: about a millisecond."""
 AHEAD: Final = 1024
 """So many a worker is given to check: it goes on for as long as this process takes for a block."""
 ANSWER_SECONDS: Final = 10.0
@@ -54,7 +53,6 @@ def default_workers() -> int:
     return min(cores - 1, MAX_DEFAULT)
 
 
-IsAccount = Callable[[Address], bool]
 _Items = Sequence[SignedTransaction]
 _Part = tuple[_Items, asyncio.Future[bytes]]
 
@@ -131,7 +129,7 @@ class SignaturePool:
     def __init__(
         self,
         workers: int = 0,
-        accounts: Callable[[], IsAccount] = lambda: _nobody,
+        accounts: Callable[[], IsAccount] = lambda: no_account,
         ahead: int = AHEAD,
     ) -> None:
         """``accounts`` gives what `chainkit.transaction.verify_signatures` calls ``is_account``, as it is just then.
@@ -295,10 +293,6 @@ class SignaturePool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _nobody(_address: Address) -> bool:
-    return False
 
 
 def _verify_here(transactions: _Items, future: asyncio.Future[bytes]) -> None:

@@ -4,14 +4,14 @@ Responsible for the bodies of ``POST /transactions``, strictly typed and bounded
 gas and fees of a devnet request. Must not know of HTTP beyond the `Problem` that it raises, nor of the pool.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta
 from msgspec import inspect as mi
 
 from chainkit.backend import Head
-from chainkit.codec import U53, Address, CodecError, Record, decode, encode, from_json, parse_hex, parse_json
+from chainkit.codec import U53, CodecError, Record, decode, encode, from_json, parse_hex, parse_json
 from chainkit.contract import BLOCK_KEY, BlockEnvironment, Method
 from chainkit.execution import (
     InvalidTransaction,
@@ -33,7 +33,7 @@ from chainkit.keys import (
 )
 from chainkit.problems import Problem
 from chainkit.state import State
-from chainkit.transaction import Body, Call, SignedTransaction, Transfer
+from chainkit.transaction import Body, Call, IsAccount, SignedTransaction, Transfer, no_account
 
 MAX_BATCH = 1000
 """Transactions in one MessagePack body."""
@@ -235,9 +235,7 @@ def _address_of(devnet: Genesis, value: Any) -> Any:
 # --- checking and filling in ------------------------------------------------------------------------------
 
 
-def check_submitted(
-    rules: Rules, tx: SignedTransaction, is_account: Callable[[Address], bool] | None = None
-) -> None:
+def check_submitted(rules: Rules, tx: SignedTransaction, is_account: IsAccount = no_account) -> None:
     """The checks that need no state. Raises `InvalidTransaction`.
 
     ``is_account`` tells of recipients that exist already: their keys were checked, which costs as much as a signature.
@@ -246,7 +244,7 @@ def check_submitted(
         raise InvalidTransaction("invalid_address", "the sender is not a valid Ed25519 public key")
     action = tx.body.action
     if isinstance(action, Transfer) and action.to not in rules.reserved:
-        known = is_account is not None and is_account(action.to)
+        known = is_account(action.to)
         if not known and not is_valid_address(action.to):
             raise InvalidTransaction("invalid_address", "the recipient is not a valid Ed25519 public key")
     check_stateless(rules, tx)
@@ -255,7 +253,7 @@ def check_submitted(
 def refusals(
     rules: Rules,
     transactions: Sequence[SignedTransaction],
-    is_account: Callable[[Address], bool] | None = None,
+    is_account: IsAccount = no_account,
 ) -> dict[int, InvalidTransaction]:
     """What `check_submitted` raises for some of them, by their places."""
     found: dict[int, InvalidTransaction] = {}

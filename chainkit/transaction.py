@@ -190,10 +190,19 @@ class SignedTransaction(msgspec.Struct, gc=False, eq=False):
         return f"<SignedTransaction 0x{self.id.hex()[:16]} nonce {self.body.nonce}>"
 
 
+IsAccount = Callable[[Address], bool]
+"""Whether there is such an account in a state."""
+
+
+def no_account(_address: Address) -> bool:
+    """`IsAccount` where no state is at hand."""
+    return False
+
+
 def verify_signatures(
     transactions: Sequence[SignedTransaction],
     executor: Executor | None = None,
-    is_account: Callable[[Address], bool] = lambda address: False,
+    is_account: IsAccount = no_account,
 ) -> None:
     """Check many signatures at once, in the executor's threads (libsodium releases the GIL).
 

@@ -5,7 +5,7 @@ time and L1 blocks come in as arguments. Must not know how calls reach L1.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,7 +21,7 @@ from chainkit.merkle import Tree
 from chainkit.replica import Replica
 from chainkit.state import Account
 from chainkit.store import Store
-from chainkit.transaction import SignedTransaction
+from chainkit.transaction import IsAccount, SignedTransaction
 from rollup.block import BlockBuilder, L2Block, execute_block
 from rollup.derivation import Derivation, StaleResume
 from rollup.derived import (
@@ -311,7 +311,7 @@ class RollupNode:
         """An account at the head."""
         return self.local.view.account(address)
 
-    def accounts(self) -> Callable[[Bytes32], bool]:
+    def accounts(self) -> IsAccount:
         """Tells, until the head is another one, whether there is such an account."""
         return self.local.view.has_account
 
