@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Annotated, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 from msgspec import Meta, Raw
 
@@ -50,6 +50,8 @@ _MAX_WIDTH = 7
 _NEW = -1
 """Stands for the number of an address that has none yet."""
 _Ints = Sequence[int]
+_Blocks = TypeVar("_Blocks")
+_Actions = TypeVar("_Actions")
 
 
 class PackedTransfer(Record, frozen=True, tag=TRANSFER):
@@ -89,7 +91,7 @@ class PackedBlock(Record, frozen=True):
     transactions: U53
 
 
-class _Columns(Record, frozen=True):
+class _Layout(Record, Generic[_Blocks, _Actions], frozen=True):
     """``known`` is how many addresses the directory had for whoever packed; later numbers are of ``addresses``.
 
     ``kinds`` has a byte for each transaction: 0 a transfer, 1 a call. ``nonces`` are what is to be added (modulo
@@ -99,7 +101,7 @@ class _Columns(Record, frozen=True):
 
     known: U53
     addresses: bytes
-    blocks: Annotated[list[PackedBlock], Meta(max_length=MAX_BLOCKS)]
+    blocks: _Blocks
     kinds: Annotated[bytes, Meta(max_length=MAX_TRANSACTIONS)]
     senders: bytes
     nonces: bytes
@@ -108,24 +110,21 @@ class _Columns(Record, frozen=True):
     tips: bytes
     to: bytes
     amounts: bytes
-    actions: Annotated[list[bytes], Meta(max_length=MAX_TRANSACTIONS)]
+    actions: _Actions
 
 
-class _Outline(Record, frozen=True):
+class _Columns(
+    _Layout[
+        Annotated[list[PackedBlock], Meta(max_length=MAX_BLOCKS)],
+        Annotated[list[bytes], Meta(max_length=MAX_TRANSACTIONS)],
+    ],
+    frozen=True,
+):
+    """What is packed: see `_Layout`."""
+
+
+class _Outline(_Layout[Raw, Raw], frozen=True):
     """`_Columns` of which the lists are not decoded yet."""
-
-    known: U53
-    addresses: bytes
-    blocks: Raw
-    kinds: bytes
-    senders: bytes
-    nonces: bytes
-    gas_limits: bytes
-    max_fees: bytes
-    tips: bytes
-    to: bytes
-    amounts: bytes
-    actions: Raw
 
 
 # --- one transaction ---
