@@ -13,8 +13,8 @@ from chainkit.chain import ExecutedBlock
 from chainkit.signature_pool import SignaturePool
 from chainkit.transaction import SignedTransaction
 
-MOST = 8192
-"""Signatures that may be on their way: about half a second of one core, and what a worker's queue has room for."""
+MOST = 16_384
+"""Signatures that may be on their way: about a second of one core, twice what a worker is given at once."""
 MOST_BLOCKS = 8
 """L1 blocks that are read ahead: what is in them is held decoded, signatures or not."""
 

@@ -70,8 +70,9 @@ PORTS: Mapping[Role, int] = {"sequencer": 9545, "verifier": 9546}
 BRIDGE = "bridge"
 HEARTBEAT_SHARE = 4
 """A batch is posted at least every escape_timeout / 4 blocks: from longer silence users may flee."""
-AHEAD_OF_A_BATCH = 3 * AHEAD
-"""Signatures that a worker of a verifier is given: it executes not a block but a batch before it looks up again."""
+AHEAD_OF_BATCHES = 8 * AHEAD
+"""Signatures that a worker of a verifier is given: this executes not a block but an L1 block, with all its batches,
+before it looks up again."""
 SIGNATURE_THREADS = 2
 MAX_WORKERS = 64
 MAX_PAGE = 100
@@ -278,7 +279,7 @@ async def create(
     node = RollupNode(role, Replica(l1_store, l1), l2_store, events, derivation, key, faults)
     node.start()
     clients = [client(url, **client_options) for url in l1_urls]
-    pool = SignaturePool(workers, node.accounts, AHEAD if role == "sequencer" else AHEAD_OF_A_BATCH)
+    pool = SignaturePool(workers, node.accounts, AHEAD if role == "sequencer" else AHEAD_OF_BATCHES)
     await pool.start()
     service = RollupService(node, l1, clients, clock, block_ms, pool)
 
