@@ -89,6 +89,16 @@ class L2Block:
         return sum([len(tx.wire) for tx in self.transactions if tx is not None])
 
     @property
+    def wires(self) -> list[bytes]:
+        """The bytes of its own transactions: those that the sequencer ordered, none that was forced."""
+        return [step.transaction for step in self.steps if isinstance(step, Transact)]
+
+    @property
+    def own_transactions(self) -> Sequence[SignedTransaction | None]:
+        """What `wires` decode to, while they are at hand: a block's messages come first."""
+        return self.transactions[self.inbox_count :]
+
+    @property
     def all_steps(self) -> list[Step]:
         """What the batch commits to for this block: its BeginBlock, then its steps."""
         return [BeginBlock(self.header.height, self.header.time), *self.steps]

@@ -6,7 +6,7 @@ same key. Must not know how calls are signed, sent, paid for or repeated.
 """
 
 import logging
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -15,9 +15,10 @@ from bridge import abi
 from bridge.settings import batch_gas
 from chainkit.codec import Bytes32, encode
 from chainkit.execution import FeeParameters
-from chainkit.transaction import Call, SignedTransaction, Transfer
+from chainkit.transaction import Call
 from rollup import player
 from rollup.batch import BatchBlock, encode_batch, inflate
+from rollup.batch_size import BatchSize
 from rollup.block import L2Block
 from rollup.contents import write_contents
 from rollup.derived import DerivedBatch
@@ -35,8 +36,6 @@ ENVELOPE_BYTES = 4 * 1024
 IN_FLIGHT = 4
 """Batches on their way at once: each has a bond, and L1 takes no more than `abi.MAX_PENDING_BATCHES` before they are
 final."""
-PACKED_BYTES = 64 + 7 * 8
-"""Of a packed transaction at most, beside addresses that are new and the action of a call."""
 FINALIZE_GAS = 1_500_000
 LANDING_BLOCKS = 4
 """L1 blocks that a call may take from now until it runs."""
@@ -137,15 +136,14 @@ def _next_batch(node: RollupNode, before_ms: int) -> tuple[Duty, list[L2Block]] 
 def _submit(node: RollupNode, parent: int, inbox_to: int, blocks: list[L2Block], root: Bytes32) -> Duty:
     derivation = node.derivation
     batch_blocks = [_batch_block(block) for block in blocks]
-    own = [tx for block in blocks for tx in _own_transactions(block)]
-    decoded = [tx for tx in own if tx is not None]
-    at_hand = decoded if len(decoded) == len(own) else None
+    decoded = [tx for block in blocks for tx in block.own_transactions if tx is not None]
+    at_hand = decoded if len(decoded) == sum(len(block.transactions) for block in batch_blocks) else None
     data = write_contents(batch_blocks, derivation.rules.chain_id, derivation.directory, at_hand)
     if len(data) > _room(node):  # `_fitting` promises that one of the two forms fits, not which
         data = min(data, encode_batch(batch_blocks), key=len)
     derivation.remember(data, batch_blocks)
     args = abi.SubmitBatchArgs(parent, inbox_to, data, root)
-    steps = sum(len(block.all_steps) for block in blocks)
+    steps = sum(1 + len(block.steps) for block in blocks)
     messages = sum(inbox_count(block) for block in blocks)
     inflated, _ = inflate(data[1:])
     gas_limit = batch_gas(_l1_fees(node), len(data), len(inflated), steps, messages)
@@ -204,11 +202,12 @@ def _fitting(node: RollupNode, blocks: list[L2Block], before_ms: int) -> list[L2
     assert settings is not None
     fees, room = _l1_fees(node), _room(node)
     taken: list[L2Block] = []
-    size = _Size(node.derivation.directory.numbers())
+    directory = node.derivation.directory
+    size = BatchSize(directory.numbers(), len(directory))
     steps = messages = 0
     for block in blocks:
         size.add(block)
-        steps += len(block.all_steps)
+        steps += 1 + len(block.steps)
         messages += inbox_count(block)
         if (
             block.header.time > before_ms
@@ -222,46 +221,8 @@ def _fitting(node: RollupNode, blocks: list[L2Block], before_ms: int) -> list[L2
     return taken
 
 
-class _Size:
-    """How large the data of some blocks is at most, whichever format it takes; compression only helps."""
-
-    def __init__(self, known: Iterable[Bytes32]) -> None:
-        self._known = known
-        self._named: set[Bytes32] = set()
-        self._plain = self._packed = 1024
-        self._has_odd = False
-
-    @property
-    def bytes(self) -> int:
-        return self._plain if self._has_odd else min(self._plain, self._packed)
-
-    def add(self, block: L2Block) -> None:
-        """One block more. A transaction that cannot be decoded has no packed form, nor has a batch with it."""
-        wires, own = _wires(block), _own_transactions(block)
-        bodies = [tx.body for tx in own if tx is not None]
-        self._has_odd = self._has_odd or len(bodies) < len(own)
-        actions = [body.action for body in bodies]
-        calls = [action for action in actions if not isinstance(action, Transfer)]
-        named = {body.sender for body in bodies}
-        named.update([action.to for action in actions if isinstance(action, Transfer)])
-        new = named.difference(self._known, self._named)
-        self._named |= new
-        self._plain += 16 + sum(map(len, wires)) + 5 * len(wires)
-        self._packed += 32 + PACKED_BYTES * len(bodies) + sum(map(len, new))
-        self._packed += sum(64 + len(call.args) for call in calls)
-
-
-def _own_transactions(block: L2Block) -> Sequence[SignedTransaction | None]:
-    """Those that are not forced: a block's messages come first."""
-    return block.transactions[inbox_count(block) :]
-
-
-def _wires(block: L2Block) -> list[bytes]:
-    return [step.transaction for step in block.steps if isinstance(step, Transact)]
-
-
 def _batch_block(block: L2Block) -> BatchBlock:
-    return BatchBlock(block.header.time, inbox_count(block), _wires(block))
+    return BatchBlock(block.header.time, inbox_count(block), block.wires)
 
 
 def _is_own_lie(node: RollupNode, batch: DerivedBatch) -> bool:

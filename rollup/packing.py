@@ -375,8 +375,13 @@ def _nonces(senders: Sequence[int], offsets: Sequence[int]) -> list[int]:
     return nonces
 
 
+def column_width(largest: int) -> int:
+    """Bytes that a number has in a column of which ``largest`` is the largest."""
+    return max(1, (largest.bit_length() + 7) // 8)
+
+
 def _column(values: Sequence[int]) -> bytes:
-    width = max(1, (max(values, default=0).bit_length() + 7) // 8)
+    width = column_width(max(values, default=0))
     raw = struct.pack(f"<{len(values)}Q", *values)
     return bytes([width]) + b"".join(raw[plane::8] for plane in range(width))
 
