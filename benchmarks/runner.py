@@ -37,6 +37,8 @@ NAMES: Final = (
     "million",
 )
 """In the order in which they run; each is a module of this package."""
+SIDE_BY_SIDE: Final = ("l2_bulk", "l2_single", "anvil", "verifier")
+"""Compared with each other: they take turns, so that each has its share of a minute in which the machine is slow."""
 LIMIT_SECONDS, QUICK_LIMIT_SECONDS = 0.4, 0.1
 
 Line = dict[str, Any]
@@ -47,64 +49,79 @@ def run_all(
 ) -> Iterator[Line]:
     """Run each benchmark ``repeat`` times; yields its line as soon as it is done."""
     about = describe()
+    numbers = {name: number for number, name in enumerate(names, 1)}
     with Gauge(QUICK_LIMIT_SECONDS if quick else LIMIT_SECONDS) as gauge:
-        for number, name in enumerate(names, 1):
-            title = f"{name} ({number} of {len(names)})"
-            yield {
-                **about,
-                **_measure(name, title, gauge, repeat=repeat, quick=quick, workers=workers, say=say),
-            }
+        for group in _groups(names):
+            series = [_Series(name, gauge, quick=quick, workers=workers, say=say) for name in group]
+            for attempt in range(1, repeat + 1):
+                for one in series:
+                    title = f"{one.name} ({numbers[one.name]} of {len(names)})"
+                    one.run(title if repeat == 1 else f"{title}, {attempt} of {repeat}")
+            for one in series:
+                yield {**about, **one.line(repeat)}
 
 
-def _measure(
-    name: str,
-    title: str,
-    gauge: Gauge,
-    *,
-    repeat: int,
-    quick: bool,
-    workers: int | None,
-    say: Callable[[str], None],
-) -> Line:
-    module = importlib.import_module(f"benchmarks.{name}")
-    loads, limits, found = [load_average()], list[Limits](), list[tuple[Figures, Limits]]()
-    notes: list[str] = []
-    outcome, reason, details = "measured", "", list[dict[str, Any]]()
-    begin = time.monotonic()
-    for attempt in range(1, repeat + 1):
-        say(title if repeat == 1 else f"{title}, {attempt} of {repeat}")
-        before = gauge.measure()
+def _groups(names: Sequence[str]) -> list[list[str]]:
+    """What is compared with each other together, where the first of it stands; all else alone."""
+    together = [name for name in names if name in SIDE_BY_SIDE]
+    first = together[:1]
+    return [together if name in first else [name] for name in names if name in first or name not in together]
+
+
+class _Series:
+    """The repetitions of one benchmark."""
+
+    def __init__(
+        self, name: str, gauge: Gauge, *, quick: bool, workers: int | None, say: Callable[[str], None]
+    ) -> None:
+        self.name = name
+        self._module = importlib.import_module(f"benchmarks.{name}")
+        self._gauge, self._quick, self._workers, self._say = gauge, quick, workers, say
+        self._outcome, self._reason = "measured", ""
+        self._loads, self._seconds = list[float](), 0.0
+        self._found = list[tuple[Figures, Limits]]()
+        self._notes, self._details = list[str](), list[dict[str, Any]]()
+
+    def run(self, title: str) -> None:
+        """Measure once, unless it could not be done before."""
+        if self._outcome != "measured":
+            return
+        self._say(title)
+        begin = time.monotonic()
+        self._loads += [] if self._loads else [load_average()]
+        before = self._gauge.measure()
         with tempfile.TemporaryDirectory(prefix="layerlab-bench-") as scratch:
-            lab = Lab(quick, before, say, Path(scratch), workers, notes)
+            lab = Lab(self._quick, before, self._say, Path(scratch), self._workers, self._notes)
             try:
-                figures = module.run(lab)
+                figures = self._module.run(lab)
             except SkippedError as why:
-                outcome, reason = "skipped", str(why)
-                break
+                self._outcome, self._reason = "skipped", str(why)
             except (LoadError, DevnetError, httpx.HTTPError, OSError) as error:
-                outcome, reason = "failed", f"{type(error).__name__}: {error}"
-                break
-        beside = Limits.mean([before, gauge.measure()])
-        limits.append(beside)
-        loads.append(load_average())
-        details.append(lab.details)
-        found.append((figures, beside))
-    getattr(module, "forget", lambda: None)()
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "benchmark": name,
-        "outcome": outcome,
-        "reason": reason,
-        "quick": quick,
-        "repeat": repeat,
-        "workers": workers,
-        "seconds": round(time.monotonic() - begin, 1),
-        "load_average": [round(load, 2) for load in loads],
-        "limits": Limits.mean(limits).to_json() if limits else None,
-        "figures": _medians(found),
-        "details": details,
-        "notes": notes,
-    }
+                self._outcome, self._reason = "failed", f"{type(error).__name__}: {error}"
+            else:
+                self._found.append((figures, Limits.mean([before, self._gauge.measure()])))
+                self._details.append(lab.details)
+                self._loads.append(load_average())
+        self._seconds += time.monotonic() - begin
+
+    def line(self, repeat: int) -> Line:
+        """What was found. Frees what the benchmark kept between two runs."""
+        getattr(self._module, "forget", lambda: None)()
+        return {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "benchmark": self.name,
+            "outcome": self._outcome,
+            "reason": self._reason,
+            "quick": self._quick,
+            "repeat": repeat,
+            "workers": self._workers,
+            "seconds": round(self._seconds, 1),
+            "load_average": [round(load, 2) for load in self._loads],
+            "limits": Limits.mean([limits for _, limits in self._found]).to_json() if self._found else None,
+            "figures": _medians(self._found),
+            "details": self._details,
+            "notes": self._notes,
+        }
 
 
 def _medians(found: Sequence[tuple[Figures, Limits]]) -> dict[str, Any]:

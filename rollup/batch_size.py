@@ -4,7 +4,7 @@ Responsible for a bound that no block breaks, near enough to what packing gives 
 know what else a batch has to fit, nor who posts it. Both formats are told in `rollup.batch` and `rollup.packing`.
 """
 
-from collections.abc import Container
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -42,7 +42,7 @@ _extents: Final[WeakKeyDictionary[L2Block, _Extent]] = WeakKeyDictionary()
 class BatchSize:
     """The size of a batch, block by block. ``known``: the addresses in the directory, ``count`` of them."""
 
-    def __init__(self, known: Container[Address], count: int) -> None:
+    def __init__(self, known: Iterable[Address], count: int) -> None:
         self._known = known
         self._count = count
         self._named: set[Address] = set()
@@ -74,7 +74,7 @@ class BatchSize:
         self._transactions += extent.transactions
         self._others += _BLOCK + extent.calls
         self._largest = tuple(map(max, self._largest, extent.largest))  # type: ignore[assignment]
-        self._named.update([address for address in extent.named if address not in self._known])
+        self._named |= extent.named.difference(self._known)
 
 
 def _extent(block: L2Block) -> _Extent:
