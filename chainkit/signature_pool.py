@@ -37,7 +37,7 @@ AHEAD: Final = 1024
 """So many a worker is given to check: it goes on for as long as this process takes for a block."""
 ANSWER_SECONDS: Final = 10.0
 """A worker that owes an answer for so long is given up."""
-QUEUE_BYTES: Final = 2 * 1024 * 1024
+QUEUE_BYTES: Final = 1024 * 1024
 """Room for requests between the processes, as far as the system grants it: what is written there a worker has, however
 long this process executes. The rest it gets at the next turn of the loop."""
 END_SECONDS: Final = 1.0
