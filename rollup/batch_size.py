@@ -4,13 +4,14 @@ Responsible for a bound that no block breaks, near enough to what packing gives 
 know what else a batch has to fit, nor who posts it. Both formats are told in `rollup.batch` and `rollup.packing`.
 """
 
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from chainkit.codec import MAX_AMOUNT, Address, encode
+from chainkit.keys import ADDRESS_SIZE
 from chainkit.transaction import Transfer
 from rollup.block import L2Block
+from rollup.directory import Directory
 from rollup.packing import SIGNATURE_BYTES, column_width
 
 _ENVELOPE: Final = 1024
@@ -31,7 +32,7 @@ class _Extent(NamedTuple):
     named: frozenset[Address]
     calls: int
     """Bytes of the actions that are no transfers."""
-    largest: tuple[int, int, int, int]
+    largest: tuple[int, ...]
     """Gas limit, maximum fee, tip, amount."""
 
 
@@ -40,16 +41,15 @@ _extents: Final[WeakKeyDictionary[L2Block, _Extent]] = WeakKeyDictionary()
 
 
 class BatchSize:
-    """The size of a batch, block by block. ``known``: the addresses in the directory, ``count`` of them."""
+    """The size of a batch, block by block, that is packed against this directory."""
 
-    def __init__(self, known: Iterable[Address], count: int) -> None:
-        self._known = known
-        self._count = count
-        self._named: set[Address] = set()
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._named: set[Address] = set()  # which have no number there
         self._plain = _ENVELOPE
         self._is_odd = False
         self._transactions = self._others = 0
-        self._largest = (0, 0, 0, 0)
+        self._largest: tuple[int, ...] = (0, 0, 0, 0)
 
     @property
     def bytes(self) -> int:
@@ -59,10 +59,10 @@ class BatchSize:
     @property
     def _packed(self) -> int:
         """A row's numbers are as wide as the widest of its column; nonces may be any."""
-        number = column_width(self._count + len(self._named))
+        number = column_width(len(self._directory) + len(self._named))
         numbers = 2 * number + column_width(MAX_AMOUNT) + sum(map(column_width, self._largest))
         row = _KIND + numbers + SIGNATURE_BYTES
-        return _ENVELOPE + self._others + row * self._transactions + sum(map(len, self._named))
+        return _ENVELOPE + self._others + row * self._transactions + ADDRESS_SIZE * len(self._named)
 
     def add(self, block: L2Block) -> None:
         """One block more."""
@@ -73,8 +73,8 @@ class BatchSize:
         self._is_odd = self._is_odd or extent.is_odd
         self._transactions += extent.transactions
         self._others += _BLOCK + extent.calls
-        self._largest = tuple(map(max, self._largest, extent.largest))  # type: ignore[assignment]
-        self._named |= extent.named.difference(self._known)
+        self._largest = tuple(map(max, self._largest, extent.largest))
+        self._named |= extent.named.difference(self._directory.numbers())
 
 
 def _extent(block: L2Block) -> _Extent:

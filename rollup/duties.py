@@ -23,7 +23,6 @@ from rollup.block import L2Block
 from rollup.contents import write_contents
 from rollup.derived import DerivedBatch
 from rollup.faults import FaultError, frivolous_move, frivolous_root, make_lie, should_challenge_frivolously
-from rollup.local import inbox_count
 from rollup.node import THIEF, Lie, LieRecord, RollupNode, make_trace
 from rollup.player import Move
 from rollup.stf import Transact
@@ -92,11 +91,11 @@ def batch_duties(node: RollupNode, before_ms: int) -> Iterator[Duty]:
         return
     waiting, parent = _unposted(node, derivation.head_batch), totals.next_batch
     while len(waiting := waiting[len(blocks) :]) and parent < totals.next_batch + IN_FLIGHT - 1:
-        inbox_to += sum(inbox_count(block) for block in blocks)
+        inbox_to += sum(block.inbox_count for block in blocks)
         blocks = _fitting(node, waiting, before_ms)
         if not blocks:
             return
-        inbox_after = inbox_to + sum(inbox_count(block) for block in blocks)
+        inbox_after = inbox_to + sum(block.inbox_count for block in blocks)
         yield _submit(node, parent, inbox_after, blocks, blocks[-1].tree.root)
         parent += 1
 
@@ -129,7 +128,7 @@ def _next_batch(node: RollupNode, before_ms: int) -> tuple[Duty, list[L2Block]] 
         return None
     lie = node.lies.get(blocks[0].header.height) or _new_lie(node, blocks)
     root = blocks[-1].tree.root if lie is None else lie.root
-    inbox_to = head.record.inbox_to + sum(inbox_count(block) for block in blocks)
+    inbox_to = head.record.inbox_to + sum(block.inbox_count for block in blocks)
     return _submit(node, head.index, inbox_to, blocks, root), blocks
 
 
@@ -144,7 +143,7 @@ def _submit(node: RollupNode, parent: int, inbox_to: int, blocks: list[L2Block],
     derivation.remember(data, batch_blocks)
     args = abi.SubmitBatchArgs(parent, inbox_to, data, root)
     steps = sum(1 + len(block.steps) for block in blocks)
-    messages = sum(inbox_count(block) for block in blocks)
+    messages = sum(block.inbox_count for block in blocks)
     inflated, _ = inflate(data[1:])
     gas_limit = batch_gas(_l1_fees(node), len(data), len(inflated), steps, messages)
     assert derivation.settings is not None
@@ -178,7 +177,7 @@ def _leaves_out_overdue(node: RollupNode, head: DerivedBatch, blocks: list[L2Blo
     derivation = node.derivation
     settings = derivation.settings
     assert settings is not None
-    taken = sum(inbox_count(block) for block in blocks)
+    taken = sum(block.inbox_count for block in blocks)
     following = head.record.inbox_to + taken
     if taken >= settings.max_inbox_per_batch or following >= node.local.cursor:
         return False
@@ -202,13 +201,12 @@ def _fitting(node: RollupNode, blocks: list[L2Block], before_ms: int) -> list[L2
     assert settings is not None
     fees, room = _l1_fees(node), _room(node)
     taken: list[L2Block] = []
-    directory = node.derivation.directory
-    size = BatchSize(directory.numbers(), len(directory))
+    size = BatchSize(node.derivation.directory)
     steps = messages = 0
     for block in blocks:
         size.add(block)
         steps += 1 + len(block.steps)
-        messages += inbox_count(block)
+        messages += block.inbox_count
         if (
             block.header.time > before_ms
             or size.bytes > room
@@ -222,7 +220,7 @@ def _fitting(node: RollupNode, blocks: list[L2Block], before_ms: int) -> list[L2
 
 
 def _batch_block(block: L2Block) -> BatchBlock:
-    return BatchBlock(block.header.time, inbox_count(block), block.wires)
+    return BatchBlock(block.header.time, block.inbox_count, block.wires)
 
 
 def _is_own_lie(node: RollupNode, batch: DerivedBatch) -> bool:

@@ -261,8 +261,3 @@ def executed(block: L2Block) -> list[tuple[SignedTransaction, Receipt]]:
     """The transactions of a block that could be decoded, with their receipts, in order."""
     pairs = zip(block.transactions, block.receipts, strict=True)
     return [(tx, receipt) for tx, receipt in pairs if tx is not None]
-
-
-def inbox_count(block: L2Block) -> int:
-    """How many inbox messages a block takes in."""
-    return block.inbox_count

@@ -64,7 +64,7 @@ def block_of(sent: Sequence[SignedTransaction | bytes], deposits: int = 0) -> L2
 def bound_and_size(blocks: Sequence[L2Block], known: Sequence[bytes] = ()) -> tuple[int, int]:
     directory = Directory()
     directory.append(known)
-    size = BatchSize(directory.numbers(), len(directory))
+    size = BatchSize(directory)
     for block in blocks:
         size.add(block)
     batch = [BatchBlock(block.header.time, block.inbox_count, block.wires) for block in blocks]
