@@ -10,11 +10,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from chainkit.chain import ExecutedBlock
-from chainkit.signature_pool import SignaturePool
+from chainkit.signature_pool import AHEAD, SignaturePool
 from chainkit.transaction import SignedTransaction
 
-MOST = 16_384
-"""Signatures that may be on their way: about a second of one core, twice what a worker is given at once."""
+AHEAD_OF_BATCHES = 8 * AHEAD
+"""Signatures that a worker of a verifier is given: about as many as it checks while this process applies an L1 block
+with all its batches, before which it does not look up again."""
+MOST = 2 * AHEAD_OF_BATCHES
+"""Signatures that may be on their way: about a second of one core."""
 MOST_BLOCKS = 8
 """L1 blocks that are read ahead: what is in them is held decoded, signatures or not."""
 

@@ -54,7 +54,7 @@ from chainkit.singles import Singles
 from chainkit.states import without_collection
 from chainkit.store import Store
 from chainkit.transaction import Call, SignedTransaction
-from rollup.ahead import SignaturesAhead
+from rollup.ahead import AHEAD_OF_BATCHES, SignaturesAhead
 from rollup.backend import RollupBackend, batch_json
 from rollup.block import L2Block
 from rollup.derivation import Derivation
@@ -70,9 +70,6 @@ PORTS: Mapping[Role, int] = {"sequencer": 9545, "verifier": 9546}
 BRIDGE = "bridge"
 HEARTBEAT_SHARE = 4
 """A batch is posted at least every escape_timeout / 4 blocks: from longer silence users may flee."""
-AHEAD_OF_BATCHES = 8 * AHEAD
-"""Signatures that a worker of a verifier is given: this executes not a block but an L1 block, with all its batches,
-before it looks up again."""
 SIGNATURE_THREADS = 2
 MAX_WORKERS = 64
 MAX_PAGE = 100
