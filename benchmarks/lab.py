@@ -55,10 +55,9 @@ class SkippedError(Exception):
 
 @dataclass
 class Lab:
-    """``quick``: in miniature, only to see that it runs. ``limits`` are those measured just before."""
+    """``quick``: in miniature, only to see that it runs."""
 
     quick: bool
-    limits: Limits
     say: Callable[[str], None]
     scratch: Path
     workers: int | None = None

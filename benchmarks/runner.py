@@ -88,10 +88,11 @@ class _Series:
             return
         self._say(title)
         begin = time.monotonic()
-        self._loads += [] if self._loads else [load_average()]
+        if not self._loads:
+            self._loads.append(load_average())
         before = self._gauge.measure()
         with tempfile.TemporaryDirectory(prefix="layerlab-bench-") as scratch:
-            lab = Lab(self._quick, before, self._say, Path(scratch), self._workers, self._notes)
+            lab = Lab(self._quick, self._say, Path(scratch), self._workers, self._notes)
             try:
                 figures = self._module.run(lab)
             except SkippedError as why:
