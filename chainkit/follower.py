@@ -295,7 +295,7 @@ class Follower:
             timeout=WAIT_SECONDS + 5.0,
         )
         blocks: list[CertifiedBlock] = decode(list[CertifiedBlock], data, limit=4 * MAX_BLOCK_BYTES)
-        return Page(blocks, len(blocks) >= PAGE or len(data) >= FULL_BYTES)
+        return Page(blocks, bool(blocks) and (len(blocks) >= PAGE or len(data) >= FULL_BYTES))
 
     async def _next_node(self) -> int:
         """Turn to the next node, from the last final block on; slower and slower while none has more."""
