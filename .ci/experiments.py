@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -70,7 +71,10 @@ def run(words: Sequence[str]) -> int:
         children.append(child)
         if signal.SIGTERM in told:
             child.terminate()
-        code = child.wait()
+        code = None
+        while code is None:  # a signal that comes just before the kernel's wait is heard a second later
+            with suppress(subprocess.TimeoutExpired):
+                code = child.wait(1)
     return code or (128 + told[0] if told else 0)
 
 

@@ -87,16 +87,15 @@ def test_the_commit_is_heads_and_zeros_without_git(monkeypatch: pytest.MonkeyPat
 # --- the script as the gate runs it, with another layerlab ---
 
 FAKE = """#!{python}
-import json, signal, sys, time
+import json, signal, sys
 if sys.argv[1:3] == ["lab", "list"]:
     print(json.dumps({listed}))
     sys.exit()
-def end(*_):
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # one before the wait is not lost
+print("runs", *sys.argv[3:], flush=True)
+if signal.sigtimedwait([signal.SIGTERM], {seconds}):
     print("clears away", flush=True)
     sys.exit(130)
-signal.signal(signal.SIGTERM, end)
-print("runs", *sys.argv[3:], flush=True)
-time.sleep({seconds})
 sys.exit({codes}.get(sys.argv[3], 0))
 """
 GATE = """
