@@ -21,9 +21,10 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Final, cast
 
+from chainkit.codec import Address
 from chainkit.transaction import IsAccount, SignedTransaction, no_account, verify_signatures
 from chainkit.verify_worker import ITEM_BYTES, KNOWN, LENGTH_BYTES, UNKNOWN, VALID
 
@@ -41,6 +42,8 @@ QUEUE_BYTES: Final = 1024 * 1024
 """Room for requests between the processes, as far as the system grants it: what is written there a worker has, however
 long this process executes. The rest it gets at the next turn of the loop."""
 END_SECONDS: Final = 1.0
+MOST_KEYS: Final = 65_536
+"""Senders that are remembered: about 8 MB."""
 MAX_DEATHS: Final = 8
 """After so many the pool goes on without workers: something on this machine kills them."""
 MAX_DEFAULT: Final = 4
@@ -76,7 +79,7 @@ class _Worker(asyncio.Protocol):
         self._answers = b""
         self._transport: asyncio.WriteTransport | None = None
 
-    def ask(self, parts: Sequence[_Part], size: int, is_account: IsAccount, now: float) -> None:
+    def ask(self, parts: Sequence[_Part], size: int, is_known: IsAccount, now: float) -> None:
         """One request for the ``size`` signatures of these parts."""
         assert self._transport is not None
         if not self.owed:
@@ -85,7 +88,7 @@ class _Worker(asyncio.Protocol):
         for transactions, _ in parts:
             for tx in transactions:
                 sender = tx.body.sender
-                pieces += (KNOWN if is_account(sender) else UNKNOWN, sender, tx.id, tx.signature)
+                pieces += (KNOWN if is_known(sender) else UNKNOWN, sender, tx.id, tx.signature)
         self.owed.extend(parts)
         self.waiting += size
         self._transport.write(b"".join(pieces))
@@ -138,6 +141,7 @@ class SignaturePool:
         self._wanted = workers
         self._accounts = accounts
         self._ahead = ahead
+        self._known_keys: set[Address] = set()
         self._workers: list[_Worker] = []
         self._deaths = 0
         self._closed = False
@@ -193,8 +197,20 @@ class SignaturePool:
     async def _verify_by_and_by(self, transactions: _Items) -> None:
         """Here and not in a thread: beside a busy one that waits milliseconds for Python's lock, each time."""
         for start in range(0, len(transactions), SMALL):
-            verify_signatures(transactions[start : start + SMALL], is_account=self._accounts())
+            small = transactions[start : start + SMALL]
+            verify_signatures(small, is_account=self._known(small))
             await asyncio.sleep(0)
+
+    def _known(self, transactions: Iterable[SignedTransaction]) -> IsAccount:
+        """Tells of their senders whether the key is known to be in good order. It stays so whatever becomes of a state:
+        of a key that had an account once, no state is asked again."""
+        known = self._known_keys
+        if len(known) > MOST_KEYS:
+            known.clear()
+        strangers = {tx.body.sender for tx in transactions} - known
+        if strangers:
+            known.update(filter(self._accounts(), strangers))
+        return known.__contains__
 
     # --- handing over ---
 
@@ -226,7 +242,8 @@ class SignaturePool:
             while self._backlog and size + len(self._backlog[0][0]) <= most:
                 request.append(self._take())
                 size += len(request[-1][0])
-            worker.ask(request, size, self._accounts(), asyncio.get_running_loop().time())
+            is_known = self._known([tx for part, _ in request for tx in part])
+            worker.ask(request, size, is_known, asyncio.get_running_loop().time())
         if self._backlog and (self._helping is None or self._helping.done()):
             self._helping = self._spawn(self._help())
 

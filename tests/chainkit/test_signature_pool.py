@@ -197,6 +197,41 @@ def test_the_key_of_an_account_is_not_checked_again(workers: int, monkeypatch: p
     assert set(checked) == (set() if workers else {BOB.address})
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_state_is_asked_of_a_key_until_it_has_an_account_and_then_no_more(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an account once had is a key in good order, whatever becomes of the state."""
+    asked: list[bytes] = []
+    accounts: set[bytes] = set()
+
+    def is_account(key: bytes) -> bool:
+        asked.append(key)
+        return key in accounts
+
+    async def work(pool: SignaturePool) -> None:
+        async def asks() -> list[bytes]:
+            asked.clear()
+            for key in (ALICE, BOB):
+                transactions, truth = some_of(key, 3)
+                await pool.verify(transactions)
+                assert [tx._valid for tx in transactions] == truth
+            return asked
+
+        both = [ALICE.address, BOB.address]
+        assert await asks() == both
+        accounts.add(ALICE.address)
+        assert await asks() == both
+        assert await asks() == [BOB.address], "the one that had none"
+        accounts.clear()
+        assert await asks() == [BOB.address]
+        monkeypatch.setattr(signature_pool, "MOST_KEYS", 0)
+        assert await asks() == both, "all was forgotten: too many"
+        assert len(pool._known_keys) == 0
+
+    with_pool(workers, work, accounts=lambda: is_account)
+
+
 def test_a_worker_that_is_killed_is_replaced_and_its_work_is_done() -> None:
     async def work(pool: SignaturePool) -> None:
         (first,) = pool.processes
