@@ -24,7 +24,8 @@ from chainkit.codec import Bytes32, to_json
 from chainkit.genesis import genesis_to_json
 from chainkit.openapi import INTEGER, OBJECT, answers, listed, problems, shape
 from chainkit.ops_api import JsonResponse, events_router, health_router, metrics_router
-from chainkit.problems import Problem, ProblemResponse
+from chainkit.problem_answers import ProblemResponse
+from chainkit.problems import Problem
 from chainkit.views import json_bytes
 
 _BATCHES = "a side chain orders its own blocks under its own validators: it posts no batches to L1"

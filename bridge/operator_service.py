@@ -43,7 +43,8 @@ from chainkit.options import (
     service_parser,
 )
 from chainkit.sender import TransactionSender
-from chainkit.service import Service, StartupError, make_app, run
+from chainkit.service import Service, make_app, run
+from chainkit.startup import StartupError
 from chainkit.state import State
 from chainkit.submission import dev_key
 from chainkit.transaction import Call

@@ -24,7 +24,8 @@ from chainkit.events import EventLog
 from chainkit.follower import Follower, FollowerCore
 from chainkit.options import named
 from chainkit.replica import Replica
-from chainkit.service import BackgroundTask, StartupError
+from chainkit.service import BackgroundTask
+from chainkit.startup import StartupError
 from chainkit.store import Store
 
 log = logging.getLogger("layerlab.bridge")

@@ -36,7 +36,8 @@ from chainkit.options import (
     service_parser,
 )
 from chainkit.replica import Replica
-from chainkit.service import Service, StartupError, make_app, run
+from chainkit.service import Service, make_app, run
+from chainkit.startup import StartupError
 from chainkit.store import Store
 from rollup.derivation import Derivation
 

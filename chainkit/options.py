@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 import httpx
 
 from chainkit.clock import Clock, ClockError, SystemClock, VirtualClock
-from chainkit.fault_api import DEVNET_TOKEN, check_fault_token
+from chainkit.fault_token import DEVNET_TOKEN, check_fault_token
 from chainkit.genesis import MAX_GENESIS_BYTES, Genesis, GenesisError, genesis_from_bytes
 from chainkit.keys import InvalidDevNameError, KeyPair, dev_keypair, well_known_name
 from chainkit.keystore import KeyFileError, load_key
 from chainkit.logs import LEVELS
-from chainkit.service import EXIT_STARTUP, RunOptions, StartupError, one_line
+from chainkit.startup import EXIT_STARTUP, RunOptions, StartupError, one_line
 
 MAX_SECRET_BYTES: Final = 4096
 MAX_URLS: Final = 64

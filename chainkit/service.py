@@ -48,11 +48,11 @@ from chainkit.keystore import KeyFileError
 from chainkit.logs import configure_logging
 from chainkit.openapi import install_openapi
 from chainkit.parent import watch_parent
-from chainkit.problems import install_problem_handlers
+from chainkit.problem_answers import answer, install_problem_handlers
+from chainkit.startup import EXIT_STARTUP, RunOptions, StartupError, one_line
 from chainkit.store import StoreError
 
 EXIT_FAILED: Final = 1
-EXIT_STARTUP: Final = 2
 GRACE_SECONDS: Final = 3  # for requests under way
 CLOSE_SECONDS: Final = 1.0  # for tasks, and for closing
 GC_THRESHOLDS: Final = (20_000, 10, 5)
@@ -60,10 +60,6 @@ GC_THRESHOLDS: Final = (20_000, 10, 5)
 _log = logging.getLogger("layerlab.service")
 
 BackgroundTask = Callable[[], Coroutine[Any, Any, None]]
-
-
-class StartupError(Exception):
-    """The service cannot start; one line says why and what to do."""
 
 
 STARTUP_ERRORS: Final = (StartupError, StoreError, DataDirError, GenesisError, KeyFileError, ClockError)
@@ -85,17 +81,6 @@ class Service:
     lane: Lane | None = None
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """Where and how to serve. ``port`` 0 takes a free one."""
-
-    name: str
-    host: str = "127.0.0.1"
-    port: int = 0
-    log_level: str = "info"
-    exit_with_parent: bool = False
-
-
 Create = Callable[[], Awaitable[Service]]
 
 
@@ -112,7 +97,7 @@ def make_app(title: str, *, description: str = "", version: str = "0.1.0", **lim
 async def _answer_trouble(_: Request, error: Exception) -> Response:
     trouble = disk_trouble(error)
     assert trouble is not None
-    return disk_problem(trouble).response()
+    return answer(disk_problem(trouble))
 
 
 def run(create: Create, options: RunOptions) -> int:
@@ -178,17 +163,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _cannot_start(options: RunOptions, error: Exception) -> int:
     print(f"{options.name}: {one_line(str(error))}", file=sys.stderr, flush=True)
     return EXIT_STARTUP
-
-
-def one_line(text: str, limit: int = 800) -> str:
-    """``text`` as one line that cannot steer a terminal, of ``limit`` characters at most.
-
-    What is too long loses its middle: the end says what to do.
-    """
-    safe = "".join(c if c.isprintable() or c.isspace() else ascii(c)[1:-1] for c in text)
-    line = " ".join(safe.split())
-    half = (limit - 5) // 2
-    return line if len(line) <= limit else f"{line[:half]} ... {line[-half:]}"
 
 
 class _Server(uvicorn.Server):

@@ -9,7 +9,7 @@ the chain tells it from the true one ("long-range attack"). A recent hash from a
 from typing import NamedTuple
 
 from chainkit.codec import MAX_AMOUNT, Bytes32, CodecError, parse_hex
-from chainkit.service import StartupError
+from chainkit.startup import StartupError
 
 
 class Checkpoint(NamedTuple):

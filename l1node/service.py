@@ -32,8 +32,10 @@ from chainkit.options import (
     run_options,
     service_parser,
 )
+from chainkit.problem_answers import answer
 from chainkit.problems import Problem
-from chainkit.service import Service, StartupError, make_app, run
+from chainkit.service import Service, make_app, run
+from chainkit.startup import StartupError
 from chainkit.store import Store
 from l1node.archive_api import archive_router
 from l1node.byzantine import ByzantineEngine
@@ -143,7 +145,7 @@ async def create(
 
 async def _answer_broken(_: Request, error: Exception) -> Response:
     """For the moment until the node has ended."""
-    return Problem(503, "node_broken", "The node stopped", str(error)).response()
+    return answer(Problem(503, "node_broken", "The node stopped", str(error)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from bridge.abi import BridgeSettings
 from bridge.settings import SettingsError, check_settings, longest_dispute, moves_of_a_side
 from chainkit.block import MAX_VALIDATORS
 from chainkit.codec import from_json, to_json
-from chainkit.fault_api import DEVNET_TOKEN
+from chainkit.fault_token import DEVNET_TOKEN
 from chainkit.keys import DEV_ACCOUNTS, DEV_VALIDATORS, InvalidDevNameError, dev_keypair
 from layerlab.models import MODELS, OPERATORS, SIDE_VALIDATORS, USUAL, VALIDATOR, Model
 

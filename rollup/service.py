@@ -48,9 +48,10 @@ from chainkit.options import (
 from chainkit.problems import not_found
 from chainkit.replica import Replica
 from chainkit.sender import TransactionSender
-from chainkit.service import EXIT_STARTUP, Service, StartupError, make_app, run
+from chainkit.service import Service, make_app, run
 from chainkit.signature_pool import AHEAD, SignaturePool, default_workers
 from chainkit.singles import Singles
+from chainkit.startup import EXIT_STARTUP, StartupError
 from chainkit.states import without_collection
 from chainkit.store import Store
 from chainkit.transaction import Call, SignedTransaction

@@ -1,6 +1,8 @@
 """The shape of the house (docs/ARCHITECTURE.md): imports go down only, in no circle, and pure modules do no I/O."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -165,3 +167,12 @@ def test_the_audit_shares_no_code_with_those_it_judges() -> None:
         if name != "layerlab.audit.source":
             used = {imported.partition(".")[0] for imported in imports(MODULES[name])}
             assert not used & set(IO.split()), name
+
+
+def test_the_command_line_does_not_load_what_services_are_made_of() -> None:
+    """Half of what a verb would take before it does anything; and a client needs no server."""
+    frameworks = {"fastapi", "starlette", "uvicorn", "pydantic"}
+    for module, loaded in (("layerlab.cli", set()), ("rollup.service", frameworks)):
+        code = f"import sys, {module}; print(*sys.modules)"
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert frameworks & set(told.split()) == loaded, module

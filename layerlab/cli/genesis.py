@@ -12,12 +12,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-import bridge.service
-import l1node.service
-import rollup.service
-from chainkit.fault_api import check_fault_token
+from chainkit.fault_token import check_fault_token
 from chainkit.genesis import genesis_to_json
-from chainkit.service import StartupError
+from chainkit.startup import StartupError
 from layerlab.cli import settings
 from layerlab.cli.common import Session, verb
 from layerlab.cli.errors import CommandError
@@ -110,6 +107,11 @@ def genesis(
 
 def _check_service_variables(environ: Mapping[str, str]) -> None:
     """A wrong value of a service's variable is told here, once, before services are started with it."""
+    # Here, since only verbs that start services need what they are made of: it takes long to load.
+    import bridge.service
+    import l1node.service
+    import rollup.service
+
     parsers = [l1node.service.parser(environ), bridge.service.parser(environ)]
     parsers += [rollup.service.parser("sequencer", environ), rollup.service.parser("verifier", environ)]
     for parser in parsers:

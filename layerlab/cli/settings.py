@@ -12,10 +12,9 @@ from typing import Annotated, Any, Final
 import typer
 from msgspec import structs
 
-import rollup.service
-from chainkit.fault_api import check_fault_token
+from chainkit.fault_token import check_fault_token
 from chainkit.options import read_yes_or_no
-from chainkit.service import StartupError
+from chainkit.startup import StartupError
 from layerlab.cli.common import read_amount
 from layerlab.config import OTHER_PORTS, DevnetConfig, DevnetError, student_names, with_window
 from layerlab.models import MODELS, USUAL, VALIDATOR
@@ -111,6 +110,8 @@ def for_services(environ: Mapping[str, str]) -> dict[str, str]:
             "(it is a setting of containers)"
         )
     given = {name: environ[name] for name in FOR_SERVICES if environ.get(name)}
+    import rollup.service  # here: only verbs that start services need what they are made of, long to load
+
     rollup.service.parser("sequencer", given).parse_args([])
     return given
 

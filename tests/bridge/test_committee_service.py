@@ -23,7 +23,7 @@ from bridge.committee_service import create
 from chainkit.chain import Chain
 from chainkit.codec import to_json
 from chainkit.genesis import genesis_to_json
-from chainkit.service import StartupError
+from chainkit.startup import StartupError
 from chainkit.store import StoreError
 from chainkit.views import json_bytes
 

@@ -14,7 +14,7 @@ from chainkit.chain import Chain
 from chainkit.codec import to_json
 from chainkit.genesis import genesis_to_json
 from chainkit.keys import KeyPair
-from chainkit.service import StartupError
+from chainkit.startup import StartupError
 from chainkit.views import json_bytes
 
 

@@ -32,7 +32,8 @@ from chainkit.genesis import genesis_to_json
 from chainkit.keys import dev_keypair
 from chainkit.merkle import Tree
 from chainkit.options import parse_urls
-from chainkit.service import StartupError, running
+from chainkit.service import running
+from chainkit.startup import StartupError
 from chainkit.state import Account
 from chainkit.store import StoreError
 

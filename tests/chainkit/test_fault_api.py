@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from chainkit.fault_api import DEVNET_TOKEN, MAX_BODY_BYTES, check_fault_token, fault_router
-from chainkit.service import StartupError, make_app
+from chainkit.fault_api import MAX_BODY_BYTES, fault_router
+from chainkit.fault_token import DEVNET_TOKEN, check_fault_token
+from chainkit.service import make_app
+from chainkit.startup import StartupError
 from rollup.fault_switch import FaultSwitch
 from rollup.faults import FaultSet
 

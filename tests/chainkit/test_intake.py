@@ -21,7 +21,7 @@ from chainkit.codec import Bytes32, encode
 from chainkit.http_limits import HttpLimits
 from chainkit.intake import BulkRoute, Intake
 from chainkit.keys import dev_keypair
-from chainkit.problems import install_problem_handlers
+from chainkit.problem_answers import install_problem_handlers
 from chainkit.signature_pool import SignaturePool
 from chainkit.transaction import Body, SignedTransaction, Transfer
 

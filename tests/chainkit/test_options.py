@@ -16,7 +16,7 @@ import bridge.service
 import l1node.service
 import rollup.service
 from chainkit.clock import SystemClock
-from chainkit.fault_api import DEVNET_TOKEN
+from chainkit.fault_token import DEVNET_TOKEN
 from chainkit.genesis import Genesis, GenesisError, check_genesis, genesis_to_json
 from chainkit.keys import KeyPair, dev_keypair
 from chainkit.keystore import save_key
@@ -35,7 +35,7 @@ from chainkit.options import (
     read_yes_or_no,
     service_parser,
 )
-from chainkit.service import StartupError, one_line
+from chainkit.startup import StartupError, one_line
 
 PARSERS: dict[str, Callable[[dict[str, str]], ServiceParser]] = {
     "l1node": lambda environ: l1node.service.parser(environ),

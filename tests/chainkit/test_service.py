@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from chainkit.options import service_parser
-from chainkit.service import StartupError, bind
+from chainkit.service import bind
+from chainkit.startup import StartupError
 
 PROGRAM = Path(__file__).parents[1] / "support" / "service_program.py"
 Start = Callable[..., subprocess.Popen[str]]

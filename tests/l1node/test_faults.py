@@ -10,9 +10,9 @@ import pytest
 from l1_devnet import l1_genesis
 from l1_mesh import Mesh
 
-from chainkit.fault_api import DEVNET_TOKEN, check_fault_token
+from chainkit.fault_token import DEVNET_TOKEN, check_fault_token
 from chainkit.keys import dev_keypair
-from chainkit.service import StartupError
+from chainkit.startup import StartupError
 from l1node.byzantine import FAULTS
 
 TOKEN = {"authorization": "Bearer secret"}

@@ -18,7 +18,7 @@ from chainkit.execution import intrinsic_gas
 from chainkit.fees import suggest_fees, transfer_gas
 from chainkit.genesis import Genesis
 from chainkit.keys import KeyPair, dev_keypair
-from chainkit.service import StartupError
+from chainkit.startup import StartupError
 from chainkit.state import State
 from chainkit.store import StoreError
 from chainkit.transaction import Body, SignedTransaction, Transfer

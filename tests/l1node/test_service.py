@@ -17,7 +17,7 @@ import psutil
 import pytest
 from l1_devnet import l1_genesis
 
-from chainkit.fault_api import DEVNET_TOKEN
+from chainkit.fault_token import DEVNET_TOKEN
 from chainkit.genesis import genesis_to_json
 
 SLOT_MS = 250

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from bridge.abi import BridgeParams
 from chainkit.codec import decode
-from chainkit.fault_api import DEVNET_TOKEN
+from chainkit.fault_token import DEVNET_TOKEN
 from chainkit.genesis import Genesis, check_genesis, genesis_from_json
 from chainkit.keys import dev_keypair
 from layerlab.cli import app

@@ -30,7 +30,7 @@ from chainkit.execution import FeeParameters, Rules
 from chainkit.follower import FollowerCore
 from chainkit.genesis import Genesis, GenesisAccount, GenesisContract
 from chainkit.keys import DEV_ACCOUNTS, KeyPair, dev_keypair
-from chainkit.problems import install_problem_handlers
+from chainkit.problem_answers import install_problem_handlers
 from chainkit.service import Service
 from chainkit.state import Account, State
 from chainkit.store import Store

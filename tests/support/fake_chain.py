@@ -17,7 +17,7 @@ from chainkit.execution import FeeParameters, Rules
 from chainkit.genesis import Genesis, GenesisAccount, GenesisContract
 from chainkit.http_limits import HttpLimits
 from chainkit.keys import DEV_ACCOUNTS, KeyPair, dev_keypair
-from chainkit.problems import install_problem_handlers
+from chainkit.problem_answers import install_problem_handlers
 from chainkit.state import State
 from chainkit.store import Store
 from chainkit.transaction import SignedTransaction

@@ -8,7 +8,8 @@ from fake_chain import MemoryBackend
 
 from chainkit.api import chain_router
 from chainkit.options import run_options, service_parser
-from chainkit.service import Service, StartupError, make_app, run
+from chainkit.service import Service, make_app, run
+from chainkit.startup import StartupError
 
 
 async def _create(mode: str, data: Path) -> Service:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chainkit.keys import dev_keypair
-from chainkit.service import EXIT_STARTUP
+from chainkit.startup import EXIT_STARTUP
 from crashes import disks
 from crashes.checks import Watch, final_checks, honoured, settle
 from crashes.disks import small_disks

@@ -40,7 +40,7 @@ from chainkit.known import FILE_NAME as KNOWN
 from chainkit.known import _note, open_chain
 from chainkit.merkle import ProofError
 from chainkit.problems import Problem
-from chainkit.service import StartupError
+from chainkit.startup import StartupError
 from chainkit.state import WitnessState
 from chainkit.submission import read_batch, read_json
 from chainkit.transaction import Body, Call, SignedTransaction

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chainkit.backend import HEAD_REFS
+from chainkit.problem_answers import answer
 from chainkit.problems import MEDIA_TYPE as PROBLEM
 from chainkit.problems import Problem
 from l1node.node import BrokenNodeError, L1Node
@@ -85,9 +86,9 @@ async def _answer(work: Awaitable[Response]) -> Answer:
     try:
         response = await work
     except Problem as problem:
-        response = problem.response()
+        response = answer(problem)
     except BrokenNodeError as error:
-        response = Problem(503, "node_broken", "The node stopped", str(error)).response()
+        response = answer(Problem(503, "node_broken", "The node stopped", str(error)))
     return Answer(response.status_code, bytes(response.body), response.headers.get("content-type", ""))
 
 
