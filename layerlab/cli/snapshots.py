@@ -3,6 +3,7 @@
 Responsible for options and for showing progress. Must not know what a snapshot holds: `layerlab.snapshot` does.
 """
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from layerlab.cli import settings
 from layerlab.cli.common import Session, verb
 from layerlab.devnet import Devnet
 from layerlab.snapshot import list_snapshots, restore_snapshot, save_snapshot
@@ -40,7 +42,7 @@ def snapshot_save(session: Session, name: Name) -> None:
     Examples:
     layerlab snapshot save before-the-theft
     """
-    devnet = Devnet.open(session.directory)
+    devnet = _open(session)
     with session.out.waiting() as waiting:
         saved = save_snapshot(devnet, name, lambda line: waiting.now(line))
     session.out.result(saved, lambda: session.out.say(f"saved {name!r}{_at(saved)}"))
@@ -54,10 +56,17 @@ def snapshot_restore(session: Session, name: Name) -> None:
     Examples:
     layerlab snapshot restore before-the-theft
     """
-    devnet = Devnet.open(session.directory)
+    devnet = _open(session)
     with session.out.waiting() as waiting:
         restored = restore_snapshot(devnet, name, lambda line: waiting.now(line))
     session.out.result(restored, lambda: session.out.say(f"restored {name!r}{_at(restored)}"))
+
+
+def _open(session: Session) -> Devnet:
+    """The devnet, whose services are started again as `layerlab up` would here."""
+    devnet = Devnet.open(session.directory)
+    devnet.supervisor.variables = settings.for_services(os.environ)
+    return devnet
 
 
 def _at(saved: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from layerlab import processes
 from layerlab.amounts import show_amount
-from layerlab.cli import app, bridge, errors, settings, stack
+from layerlab.cli import app, bridge, errors, settings, snapshots, stack
 from layerlab.cli.errors import CommandError
 from layerlab.cli.output import Output
 from layerlab.config import COIN, DevnetConfig, DevnetError
@@ -94,6 +94,29 @@ def test_up_takes_the_token_and_the_ports_and_hands_on_the_rest(
     assert (found.config.fault_token, found.config.ports["bridge"]) == ("of-my-own", int(port))
     seen = found.state("sequencer")["environment"]
     assert {name for name in given if name in seen} == {"LAYERLAB_LOG_LEVEL", "LAYERLAB_WORKERS"}
+    found.down()
+    assert not processes_in(place)
+
+
+def test_services_that_a_snapshot_starts_again_get_what_up_would_hand_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (stack, snapshots):
+        monkeypatch.setattr(module, "Devnet", StubDevnet)
+    given = {"LAYERLAB_LOG_LEVEL": "warning", "LAYERLAB_WORKERS": "0"}
+    assert run_cli(place, "up", "--detach", "--free-ports", **given).exit_code == 0
+    found = StubDevnet.open(place)
+    for verb in ("save", "restore"):
+        for variables in (given, {}):
+            result = run_cli(place, "snapshot", verb, f"with-{len(variables)}", **variables)
+            assert result.exit_code == 0, result.stderr
+            seen = found.state("sequencer")["environment"]
+            assert {name: seen[name] for name in given if name in seen} == variables
+    result = run_cli(place, "snapshot", "save", "another", LAYERLAB_WORKERS="many")
+    found = StubDevnet.open(place)
+    assert (result.exit_code, found.supervisor.alive("sequencer")) == (2, True), (
+        "refused before anything is stopped"
+    )
     found.down()
     assert not processes_in(place)
 
