@@ -6,6 +6,10 @@ Responsible for showing amounts. Must not know where.
 from layerlab.config import COIN
 
 
+class Gwei(int):
+    """A measured amount: people are shown coins, in JSON it is its number of gwei."""
+
+
 def show_amount(gwei: int) -> str:
     """``30 coins``, ``1,000.5 coins``, ``1 coin``; exact."""
     return f"{show_coins(gwei)} coin" + ("" if gwei == COIN else "s")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from layerlab.amounts import Gwei, show_amount
 from layerlab.cli.common import Session, verb
 from layerlab.cli.ending import ended_like_ctrl_c
 from layerlab.cli.errors import CommandError
@@ -112,6 +113,10 @@ def _show_trial(session: Session, trial: Trial, switched_off: str) -> None:
         return
     said = "held" if trial.seen.held else "did not hold"
     session.out.say(f"{what}: {said} in {duration(trial.seconds)}: {escape(trial.seen.told)}")
-    figures: dict[str, Any] = {k.replace("_", " "): v for k, v in trial.seen.measured.items()}
+    figures = [f"{name.replace('_', ' ')} {_show(value)}" for name, value in trial.seen.measured.items()]
     if figures:
-        session.out.say("  [dim]" + escape(", ".join(f"{k} {v}" for k, v in figures.items())) + "[/]")
+        session.out.say("  [dim]" + escape(", ".join(figures)) + "[/]")
+
+
+def _show(value: Any) -> str:
+    return show_amount(value) if isinstance(value, Gwei) else str(value)

@@ -37,7 +37,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a trial saw. ``held``: the hypothesis did. ``measured``: what else was, amounts in gwei, times in
+    """What a trial saw. ``held``: the hypothesis did. ``measured``: what else was, amounts as `Gwei`, times in
     seconds of the chain's clock."""
 
     held: bool

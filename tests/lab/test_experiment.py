@@ -189,7 +189,7 @@ def test_the_report_as_json() -> None:
         "held": True,
         "told": "it holds",
         "outcome": {"recovered_percent": 100, "seconds": 1.5, "online": "nobody", "attacker_paid": 7},
-        "measured": {"some_gwei": 5},
+        "measured": {"some_money": 5_000_000_001, "blocks": 3},
         "error": "",
     }
     assert second.pop("seconds") >= 0

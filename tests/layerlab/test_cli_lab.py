@@ -149,6 +149,8 @@ def test_the_exit_code_and_one_json_document(
     shown = json.loads(result.stdout)
     assert (shown["verdict"], shown["model"], shown["seed"]) == (verdict, "sovereign", 42)
     assert [trial["control"] for trial in shown["trials"]] == [False, True]
+    if sees is True:
+        assert shown["trials"][0]["measured"] == {"some_money": 5_000_000_001, "blocks": 3}
 
 
 @pytest.mark.usefixtures("started")
@@ -159,7 +161,7 @@ def test_people_see_both_sides_and_the_verdict(monkeypatch: pytest.MonkeyPatch) 
     for text in (
         "hypothesis: it holds",
         "trial: held",
-        "some gwei 5",
+        "some money 5.000000001 coins, blocks 3",
         "control (it is switched off): no answer: waited in vain for [bold] things",
         "unknown",
     ):

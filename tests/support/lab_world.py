@@ -8,6 +8,7 @@ from typing import Any
 
 from stub_devnet import StubSupervisor, processes_in
 
+from layerlab.amounts import Gwei
 from layerlab.config import DevnetConfig, demo_config
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.processes import Supervisor
@@ -63,4 +64,9 @@ class FakeExperiment:
         if callable(side):
             side(world)
             return Seen(True, "done", OUTCOME)
-        return Seen(side, f"it {'holds' if side else 'does not hold'}", OUTCOME, {"some_gwei": 5})
+        return Seen(
+            side,
+            f"it {'holds' if side else 'does not hold'}",
+            OUTCOME,
+            {"some_money": Gwei(5_000_000_001), "blocks": 3},
+        )

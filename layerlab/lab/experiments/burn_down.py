@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from layerlab.amounts import show_amount
+from layerlab.amounts import Gwei, show_amount
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import (
@@ -88,11 +88,11 @@ async def _rollup(world: World, control: bool) -> Seen:
         told += "of plain balances are back on L1"
     percent = 100 * sum(back.values()) // sum(owed.values())
     measured = {
-        "plain_owed": sum(owed.values()),
-        "plain_recovered": sum(back.values()),
+        "plain_owed": Gwei(sum(owed.values())),
+        "plain_recovered": Gwei(sum(back.values())),
         "plain_percent": percent,
-        "in_app_owed": LOCKED,
-        "in_app_recovered": 0,
+        "in_app_owed": Gwei(LOCKED),
+        "in_app_recovered": Gwei(0),
         "in_app_percent": 0,
     }
     seconds = None if control else round(world.now() - begin, 1)
@@ -124,10 +124,10 @@ async def _chain(world: World, control: bool) -> Seen:
         "a third of the validators, with their disks",
     )
     measured = {
-        "plain_owed": owed,
-        "plain_recovered": 0 if lost else owed,
+        "plain_owed": Gwei(owed),
+        "plain_recovered": Gwei(0 if lost else owed),
         "plain_percent": percent,
-        "in_app_owed": LOCKED,
+        "in_app_owed": Gwei(LOCKED),
         "in_app_percent": 100 * await _in_market(world) // LOCKED,
     }
     told = (
@@ -157,10 +157,10 @@ async def _side_chain(world: World, control: bool) -> Seen:
         told = f"{show_amount(escrow)} lie in L1's escrow, and no call pays them out: {refused.message}"
     percent = 100 * paid // owed
     measured = {
-        "plain_owed": owed,
-        "plain_recovered": paid,
+        "plain_owed": Gwei(owed),
+        "plain_recovered": Gwei(paid),
         "plain_percent": percent,
-        "in_app_owed": LOCKED,
+        "in_app_owed": Gwei(LOCKED),
         "in_app_percent": 100 * in_app // LOCKED,
     }
     seconds = round(world.now() - begin, 1) if paid else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from layerlab.amounts import show_amount
+from layerlab.amounts import Gwei, show_amount
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import committee_pays, usual, within_blocks
@@ -47,5 +47,5 @@ class Collusion:
         told += f"; {USER}'s withdrawal after it is {'paid' if paid else 'never paid'}"
         online = "nobody could help" if stolen else "two honest operators"
         outcome = Outcome(percent, seconds if stolen else None, online)
-        measured = {"escrow": escrow, "stolen": stolen, "keys": OPERATOR_THRESHOLD - control}
+        measured = {"escrow": Gwei(escrow), "stolen": Gwei(stolen), "keys": OPERATOR_THRESHOLD - control}
         return Seen(stolen == escrow and not paid, told, outcome, measured)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
-from layerlab.amounts import show_amount
+from layerlab.amounts import Gwei, show_amount
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import (
@@ -64,16 +64,16 @@ async def _rollup(world: World, control: bool) -> Seen:
         await l1_blocks(world, usual("optimistic").settings.escape_timeout + MARGIN)
         refused = await ask_to_freeze(world, "dave")
         told = f"after {await world.height(world.l1) - start} L1 blocks dave has nothing: {refused.message}"
-        return Seen(bool(refused.success), told, Outcome(0, None, USER), {"owed": owed})
+        return Seen(bool(refused.success), told, Outcome(0, None, USER), {"owed": Gwei(owed)})
     before = await world.balance(world.l1, "dave", "finalized")
     amount = await leave(world, "dave")
     gained = await world.balance(world.l1, "dave", "finalized") - before
     outcome = Outcome(100 * amount // owed, round(world.now() - begin, 1), USER)
     blocks = await world.height(world.l1) - start
     measured = {
-        "owed": owed,
-        "recovered": amount,
-        "l1_fees": amount - gained,
+        "owed": Gwei(owed),
+        "recovered": Gwei(amount),
+        "l1_fees": Gwei(amount - gained),
         "l1_blocks": blocks,
     }
     held = amount == owed and 0 <= owed - gained < FEES
@@ -107,4 +107,4 @@ async def _operators(world: World, control: bool) -> Seen:
     outcome = Outcome(100 * paid // owed, round(world.now() - begin, 1) if paid else None, "two operators")
     told = f"{len(gone)} of {len(OPERATORS)} operators are gone: "
     told += f"dave has {show_amount(paid)} of {show_amount(owed)} on L1"
-    return Seen(paid == 0, told, outcome, {"owed": owed, "recovered": paid})
+    return Seen(paid == 0, told, outcome, {"owed": Gwei(owed), "recovered": Gwei(paid)})

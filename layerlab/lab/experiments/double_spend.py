@@ -13,7 +13,7 @@ from chainkit.state import State
 from chainkit.transaction import Call, SignedTransaction, Transfer
 from l1node.evidence import Evidence
 from l1node.staking import ReportArgs
-from layerlab.amounts import show_amount
+from layerlab.amounts import Gwei, show_amount
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import until_final, usual
@@ -124,7 +124,12 @@ async def _stake_turns(world: World, control: bool) -> Seen:
     real = await world.balance(world.app, EXCHANGE, "finalized") - before[EXCHANGE]
     twice = got == {MERCHANT: AMOUNT, EXCHANGE: AMOUNT} and not real
     stake = len(turned) * world.devnet.config.stake
-    measured = {"spent": AMOUNT, "paid": sum(got.values()), "stake_turned": stake, "stake_slashed": slashed}
+    measured = {
+        "spent": Gwei(AMOUNT),
+        "paid": Gwei(sum(got.values())),
+        "stake_turned": Gwei(stake),
+        "stake_slashed": Gwei(slashed),
+    }
     outcome = Outcome(0 if twice else 100, seconds if twice else None, "nobody can be", slashed)
     told = (
         f"both payees hold {show_amount(AMOUNT)} for final; the second has nothing on the chain that goes on"
@@ -199,7 +204,7 @@ async def _sequencer_turns(world: World, control: bool) -> Seen:
     held = not cheated and sum(got.values()) == AMOUNT
     seconds = round(world.now() - begin, 1)
     outcome = Outcome(100 if held else 0, seconds, "whoever is paid, until the batch is final on L1")
-    measured = {"spent": AMOUNT, "paid": sum(got.values()), "receipts_signed": len(promises)}
+    measured = {"spent": Gwei(AMOUNT), "paid": Gwei(sum(got.values())), "receipts_signed": len(promises)}
     told = f"the sequencer signed two receipts for nonce {first.body.nonce}; L1 made one payment final"
     told += (
         f"; {MERCHANT} believed a receipt and has nothing"

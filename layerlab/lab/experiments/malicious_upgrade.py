@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import structs
 
 from chainkit.codec import MAX_AMOUNT
-from layerlab.amounts import show_amount
+from layerlab.amounts import Gwei, show_amount
 from layerlab.config import DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.theft import get_away, steal
@@ -47,8 +47,8 @@ class MaliciousUpgrade:
         in_force = await put_in_force(world)
         percent = round(100 * amount / owed)
         measured = {
-            "owed": owed,
-            "recovered": amount,
+            "owed": Gwei(owed),
+            "recovered": Gwei(amount),
             "out_after_blocks": paid_at - (seen.height or 0),
             "in_force_after_blocks": in_force - (seen.height or 0),
             "exit_window": settings.exit_window,
@@ -69,7 +69,7 @@ async def _too_late(world: World, owed: int) -> Seen:
     loot = proof.balance - poor
     stolen = await get_away(world, batch, proof, loot)
     left = max(0, owed - loot)
-    measured = {"owed": owed, "recovered": left, "paid_to_thief": stolen}
+    measured = {"owed": Gwei(owed), "recovered": Gwei(left), "paid_to_thief": Gwei(stolen)}
     seen = "challenged" if challenged else "cannot be challenged"
     told = f"batch {flagged.data['batch']} is seen to be false and {seen}; "
     told += f"the thief left with {show_amount(stolen)} of {USER}'s {show_amount(owed)}"

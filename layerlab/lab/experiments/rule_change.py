@@ -10,7 +10,7 @@ from bridge.committee_abi import GATEWAY, CommitteeParams
 from chainkit.codec import decode
 from chainkit.genesis import Genesis, GenesisContract, genesis_to_json
 from chainkit.transaction import Transfer
-from layerlab.amounts import show_amount
+from layerlab.amounts import Gwei, show_amount
 from layerlab.config import COIN, DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import FEES, committee_pays, usual
@@ -110,8 +110,8 @@ async def _by_validators(world: World, control: bool) -> Seen:
         "gas_before": before,
         "gas_after": after,
         "validators_changed": f"{len(agreed)}/{VALIDATORS}",
-        "balance_kept": kept,
-        "left_with": left,
+        "balance_kept": Gwei(kept),
+        "left_with": Gwei(left),
         "blocks_of_the_other_chain": further,
         "who": f"{AGREED} of {VALIDATORS} validators",
     }

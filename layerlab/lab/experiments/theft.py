@@ -9,7 +9,7 @@ from bridge.abi import ExitArgs
 from chainkit.client import AccountProof
 from chainkit.codec import parse_hex
 from chainkit.merkle import ProofError, verify_proof
-from layerlab.amounts import show_amount
+from layerlab.amounts import Gwei, show_amount
 from layerlab.config import DevnetConfig
 from layerlab.lab.experiment import Outcome, Seen
 from layerlab.lab.experiments.common import ask_to_freeze, books, l1_blocks, pace, pay, usual
@@ -74,9 +74,9 @@ async def _caught(world: World, batch: int, since: int, loot: int) -> Seen:
     lost = data["paid"] + data["burned"]
     outcome = Outcome(100, round(world.now() - begin, 1), "one honest verifier, within the window", lost)
     measured = {
-        "loot": loot,
-        "paid_to_thief": 0,
-        "challenger_paid": data["paid"],
+        "loot": Gwei(loot),
+        "paid_to_thief": Gwei(0),
+        "challenger_paid": Gwei(data["paid"]),
         "l1_blocks": (reverted.height or start) - start,
     }
     held = data["winner"] == "challenger" and data["paid"] > 0
@@ -88,7 +88,7 @@ async def _paid(world: World, batch: int, proof: AccountProof, loot: int) -> See
     begin = world.now()
     stolen = await get_away(world, batch, proof, loot)
     outcome = Outcome(100 * (loot - stolen) // loot, round(world.now() - begin, 1), "nobody came")
-    measured = {"loot": loot, "paid_to_thief": stolen}
+    measured = {"loot": Gwei(loot), "paid_to_thief": Gwei(stolen)}
     told = "the thief left through the bridge's own escape hatch with "
     told += f"{show_amount(stolen)} of the stolen {show_amount(loot)}"
     return Seen(stolen == 0, told, outcome, measured)
