@@ -1,11 +1,19 @@
-"""For all tests: what pytest calls a parameter.
+"""For all tests: what pytest calls a parameter, and that Ctrl-C reaches what they start.
 
-Responsible for names of tests that stay short. Must not know any package under test.
+Responsible for names of tests that stay short, and for being the same however the tests are run. Must not know any
+package under test.
 """
 
+import signal
 from typing import Any
 
 LONGEST_NAME = 80
+
+
+def pytest_configure() -> None:
+    """What a shell runs in the background ignores SIGINT, and so would every command that a test interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_make_parametrize_id(val: Any, argname: str) -> str | None:
