@@ -1,4 +1,5 @@
-"""The shape of the house (docs/ARCHITECTURE.md): imports go down only, in no circle, and pure modules do no I/O."""
+"""The shape of the house (docs/ARCHITECTURE.md): imports go down only, in no circle, pure modules do no I/O, and the
+command line loads no web framework."""
 
 import ast
 import subprocess
